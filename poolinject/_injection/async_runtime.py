@@ -1,0 +1,114 @@
+"""What a resolver holds in async code: scopes whose dependencies live in one owner task, on asyncio or trio."""
+
+from __future__ import annotations
+
+import contextvars
+from typing import TYPE_CHECKING, Any, Self
+
+import anyio
+
+from poolinject._injection import generators
+from poolinject._injection.codegen import compile_generated, generate
+from poolinject._injection.event_loop import enter
+from poolinject._injection.runtime import TOOLS
+from poolinject._injection.scopes import CleanupFailure, SharedScope
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from poolinject._injection.plan import Fetch, Plan
+    from poolinject.markers import WorkerContext
+
+
+class AsyncRuntime:
+    """The scopes of one worker in async code; entered and closed in the same task."""
+
+    def __init__(self, worker: WorkerContext) -> None:
+        self.worker = worker
+        self.pool_scope = SharedScope("pool", None, worker)
+        self.worker_scope = SharedScope("worker", None, worker, longer=self.pool_scope)
+        self._tasks = anyio.create_task_group()
+        self._ask, self._asked = anyio.create_memory_object_stream[_Request]()
+
+    async def __aenter__(self) -> Self:
+        await self._tasks.__aenter__()
+        self._tasks.start_soon(self._own, name="poolinject owner")
+        return self
+
+    async def _own(self) -> None:
+        """Build and close every shared dependency, so that each is left in the task in which it was entered."""
+        with anyio.CancelScope(shield=True):  # it ends when it is told to, after the last cleanup
+            async with self._asked:
+                async for request in self._asked:
+                    await request.answer()
+
+    async def in_owner(self, steps: generators.Steps[Any]) -> Any:
+        """Go through steps in the owner task."""
+        request = _Request(steps)
+        await self._ask.send(request)
+        await request.done.wait()
+        if request.error is not None:
+            raise request.error
+        return request.value
+
+    def know(self, plan: Plan) -> None:
+        """Learn how to build the shared dependencies of a plan."""
+        self.pool_scope.know(plan.shared)
+        self.worker_scope.know(plan.shared)
+
+    def bind(self, plan: Plan) -> Callable[..., Any]:
+        """Compile the async function of a plan against these scopes."""
+        self.know(plan)
+        live = {
+            "worker": self.worker,
+            "pool_scope": self.pool_scope,
+            "worker_scope": self.worker_scope,
+            "fetch": self.fetch,
+        }
+        bound: Callable[..., Any] = compile_generated(generate(plan, "async"), {**TOOLS, **live})
+        return bound
+
+    async def fetch(self, scope: SharedScope, key: int) -> Any:
+        """Give a shared dependency, built in the owner task on first use."""
+        if key in scope:
+            return scope[key]
+        return await self.in_owner(scope.building(key))
+
+    def fetching(self, fetch: Fetch) -> generators.Steps[Any]:
+        """Give a shared dependency to an item scope."""
+        scope = self.pool_scope if fetch.source.lifetime == "pool" else self.worker_scope
+        return (yield self.fetch(scope, fetch.source.key))
+
+    async def run(self, bound: Callable[..., Any], item: Any, index: int) -> Any:
+        """Run one item in a copy of the current context."""
+        return await enter(bound(item, index, 1), contextvars.copy_context())
+
+    async def close(self) -> list[CleanupFailure]:
+        """Close both scopes, even in a task that is being cancelled, and end the owner task."""
+        with anyio.CancelScope(shield=True):
+            failures: list[CleanupFailure] = await self.in_owner(self.worker_scope.closing())
+            failures += await self.in_owner(self.pool_scope.closing())
+            self._ask.close()
+        await self._tasks.__aexit__(None, None, None)
+        return failures
+
+
+class _Request:
+    """Steps for the owner task, and what became of them."""
+
+    def __init__(self, steps: generators.Steps[Any]) -> None:
+        self._steps = steps
+        self.done = anyio.Event()
+        self.value: Any = None
+        self.error: BaseException | None = None
+
+    async def answer(self) -> None:
+        try:
+            self.value = await generators.drive_async(self._steps)
+        except anyio.get_cancelled_exc_class() as error:
+            self.error = error
+            raise
+        except BaseException as error:  # noqa: BLE001 - it belongs to the code that asked
+            self.error = error
+        finally:
+            self.done.set()

@@ -1,0 +1,237 @@
+"""Turns a plan into the source of one Python function, the way a careful person would write it by hand.
+
+The function takes an item and gives the result or a ``Failed``; it never raises. ``at`` says where it is, so that one
+``except`` serves every step: ``stages[at]`` names the phase, the provider and the generators that are open there.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import hashlib
+import keyword
+import linecache
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+from poolinject._injection.generators import Stage
+from poolinject._injection.plan import Constant, Fetch, FromContext, FromItem, FromScopes, FromStep, Step
+
+if TYPE_CHECKING:
+    from types import CodeType
+
+    from poolinject._injection.plan import Argument, Plan, Source
+
+Flavour: TypeAlias = Literal["sync", "async"]
+
+
+@dataclass(frozen=True, slots=True)
+class Generated:
+    """The source of one function and the constants that it names."""
+
+    name: str
+    source: str
+    constants: dict[str, Any]
+
+
+def generate(plan: Plan, flavour: Flavour = "sync") -> Generated:
+    """Write the function for a plan; ``"async"`` awaits where ``"sync"`` lets a host run the coroutine."""
+    return _Writer(plan, flavour).write()
+
+
+def compile_generated(generated: Generated, names: dict[str, Any]) -> Any:
+    """Make the function; ``names`` are the live things it uses beside its constants. Tracebacks show the source."""
+    namespace = {**generated.constants, **names}
+    exec(_code(generated.source, generated.name), namespace)  # noqa: S102 - our own source
+    return namespace[f"call_{generated.name}"]
+
+
+@functools.lru_cache(maxsize=256)
+def _code(source: str, name: str) -> CodeType:
+    digest = hashlib.blake2b(source.encode(), digest_size=4).hexdigest()
+    filename = f"<poolinject call_{name} {digest}>"
+    linecache.cache[filename] = (len(source), None, source.splitlines(keepends=True), filename)
+    return compile(source, filename, "exec")
+
+
+def _identifier(text: str) -> str:
+    word = re.sub(r"\W+", "_", text).strip("_") or "function"
+    return f"{word}_" if keyword.iskeyword(word) or word[0].isdigit() else word
+
+
+class _Writer:
+    def __init__(self, plan: Plan, flavour: Flavour) -> None:
+        self.plan, self.is_async = plan, flavour == "async"
+        self.lines: list[str] = []
+        self.constants: dict[str, Any] = {}
+        generating = [step for step in plan.steps if isinstance(step, Step) and "generator" in step.kind]
+        self.generators = {step.slot: position for position, step in enumerate(generating)}
+        self.steps = {step.slot: step for step in generating}
+        self.stages: list[Stage] = []
+
+    def write(self) -> Generated:
+        name = _identifier(self.plan.name)
+        generators = "".join(f"g{slot} = " for slot in self.generators)
+        begin = [f"{'async ' if self.is_async else ''}def call_{name}(item, index, attempt):", "    at = 0"]
+        if generators:
+            begin.append(f"    {generators}None")
+        self.emit("try:", indent=1)
+        self.unpack()
+        for step in self.plan.steps:
+            self.fetch(step) if isinstance(step, Fetch) else self.step(step)
+        self.call()
+        self.cleanups()
+        self.emit("except BaseException as error:", indent=1)
+        opened = "".join(f"g{slot}, " for slot in self.generators)
+        closing = f"closing_failed(error, stages[at], ({opened}), names)"
+        self.emit(f"return await drive_async({closing})" if self.is_async else f"return drive({closing}, run)")
+        self.emit("return result", indent=1)
+        self.constants["stages"] = tuple(self.stages)
+        self.constants["names"] = tuple(step.name for step in self.steps.values())
+        return Generated(name, "\n".join((*begin, *self.lines)) + "\n", self.constants)
+
+    def emit(self, line: str, indent: int = 2) -> None:
+        self.lines.append("    " * indent + line)
+
+    def stage(self, phase: Literal["setup", "call", "cleanup"], provider: str | None, still_open: list[int]) -> None:
+        if self.stages:
+            self.emit(f"at = {len(self.stages)}")
+        self.stages.append(Stage(phase, provider, tuple(self.generators[slot] for slot in still_open)))
+
+    def opened(self, before: int) -> list[int]:
+        """List the generators opened before a slot in the order in which they close."""
+        slots = [slot for slot in reversed(self.generators) if slot < before]
+        early = [slot for slot in slots if self.steps[slot].closes == "function"]
+        return early + [slot for slot in slots if slot not in early]
+
+    def unpack(self) -> None:
+        plan = self.plan
+        if any(argument.source == FromContext("item") for argument in self.all_arguments()):
+            self.stage("setup", None, [])
+            self.emit("context = ItemContext(index, item, attempt, worker.worker_id)")
+        if plan.call == "starmap" and not plan.variadic:
+            self.stage("call", None, [])
+            self.constants["spread"] = functools.partial(spread, plan.name, plan.required, plan.spares)
+            names = "".join(f"i{position}, " for position in range(len(plan.leading)))
+            if names:
+                self.emit(f"{names.rstrip()} = item if len(item) == {len(plan.leading)} else spread(item)")
+            else:
+                self.emit("item and spread(item)")
+
+    def all_arguments(self) -> list[Argument]:
+        of_steps = (step.arguments for step in self.plan.steps if isinstance(step, Step))
+        return [argument for arguments in (*of_steps, self.plan.arguments) for argument in arguments]
+
+    def fetch(self, step: Fetch) -> None:
+        self.stage("setup", step.name, self.opened(step.slot))
+        scope = f"{step.source.lifetime}_scope"
+        if self.is_async:
+            self.emit(f"v{step.slot} = await fetch({scope}, {step.source.key})")
+        else:
+            self.emit(f"v{step.slot} = {scope}[{step.source.key}]")
+
+    def step(self, step: Step) -> None:
+        self.stage("setup", step.name, self.opened(step.slot))
+        slot, provider = step.slot, self.constant(_identifier(step.name), step.provider)
+        call = f"{provider}({self.passed(step.arguments)})"
+        name = self.constant("name", step.name) if "generator" in step.kind else ""
+        if step.kind == "call":
+            self.emit(f"v{slot} = {call}")
+        elif step.kind == "coroutine":
+            self.emit(f"v{slot} = {self.awaited(call)}")
+        elif step.kind == "async generator":
+            self.emit(f"g{slot} = {call}")
+            self.emit(f"v{slot} = {self.awaited(f'open_async(g{slot}, {name})')}")
+        else:
+            self.emit(f"g{slot} = {call}")
+            self.emit(f"for v{slot} in g{slot}: break")
+            self.emit(f"else: did_not_yield({name})")
+
+    def call(self) -> None:
+        plan = self.plan
+        self.stage("call", None, self.opened(len(plan.steps)))
+        if plan.call == "map" and (plan.leading or plan.variadic):
+            item = f"{plan.leading[0]}=item" if plan.by_name else "item"
+        elif plan.call == "starmap":
+            item = "*item" if plan.variadic else ", ".join(f"i{position}" for position in range(len(plan.leading)))
+        else:
+            item = ""
+        passed = ", ".join(filter(None, (item, self.passed(plan.arguments))))
+        function = self.constant(_identifier(plan.name), plan.function)
+        call = f"{function}({passed})"
+        self.emit(f"result = {self.awaited(call) if plan.kind == 'coroutine' else call}")
+
+    def cleanups(self) -> None:
+        order = self.opened(len(self.plan.steps))
+        for position, slot in enumerate(order, 1):
+            step = self.steps[slot]
+            self.stage("cleanup", step.name, order[position:])
+            name = self.constant("name", step.name)
+            if step.kind == "async generator":
+                self.emit(self.awaited(f"close_async(g{slot}, {name})"))
+            else:
+                self.emit(f"for _ in g{slot}: did_not_stop({name})")
+
+    def awaited(self, call: str) -> str:
+        return f"await {call}" if self.is_async else f"run({call})"
+
+    def passed(self, arguments: tuple[Argument, ...]) -> str:
+        return ", ".join(
+            self.value(argument.source) if argument.name is None else f"{argument.name}={self.value(argument.source)}"
+            for argument in arguments
+        )
+
+    def value(self, source: Source) -> str:
+        match source:
+            case FromStep(slot):
+                return f"v{slot}"
+            case FromItem(position):
+                in_tuple = f"item[{position}]" if self.plan.variadic else f"i{position}"
+                return in_tuple if self.plan.call == "starmap" else "item"
+            case Constant(value, fresh):
+                name = self.constant("default", value)
+                return {"same": name, "copy": f"deepcopy({name})", "factory": f"{name}()"}[fresh]
+            case FromContext(which):
+                return "context" if which == "item" else "worker"
+            case FromScopes(scopes):
+                return f"SecurityScopes({list(scopes)!r})"
+        message = f"{source} has no place in a call"
+        raise AssertionError(message)
+
+    def constant(self, name: str, value: object) -> str:
+        """Name a constant; the same object keeps its name."""
+        unique, number = name, 1
+        while RESERVED.fullmatch(unique) or self.constants.get(unique, value) is not value:
+            number += 1
+            unique = f"{name}_{number}"
+        self.constants[unique] = value
+        return unique
+
+
+RESERVED = re.compile(
+    r"[vgi]\d+|item|index|attempt|at|result|error|context|worker|stages|names|run|fetch|spread|deepcopy|worker_scope|"
+    r"pool_scope|open_async|close_async|did_not_yield|did_not_stop|closing_failed|drive|drive_async|ItemContext|SecurityScopes|len|"
+    r"BaseException|_"
+)
+
+
+def spread(name: str, required: int, spares: tuple[Constant, ...], item: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Fill a tuple that is shorter than the parameters with their defaults.
+
+    Raises:
+        TypeError: If it is too short or too long.
+    """
+    most = required + len(spares)
+    if not required <= len(item) <= most:
+        takes = str(most) if required == most else f"{required} to {most}"
+        message = f"{name}() takes {takes} positional arguments but the item has {len(item)}"
+        raise TypeError(message)
+    return (*item, *(default_of(spare) for spare in spares[len(item) - required :]))
+
+
+def default_of(constant: Constant) -> Any:
+    """Give the value of a default for one call."""
+    if constant.fresh == "factory":
+        return constant.value()
+    return copy.deepcopy(constant.value) if constant.fresh == "copy" else constant.value

@@ -1,0 +1,302 @@
+"""Runs the async work of sync code on an event loop that the sync code never sees. Runs in the worker.
+
+A ``Host`` is one task; every coroutine given to the same host runs in it, so that what an async dependency opens it
+also closes in the same task. A coroutine that never suspends costs no turn of the loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import threading
+import types
+from asyncio.events import _get_running_loop, _set_running_loop
+from asyncio.tasks import _enter_task, _leave_task
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine, Generator
+
+    Step = Coroutine[Any, Any, Any]
+
+STOP_TIMEOUT = 10.0  # seconds in which cancelled tasks must end when a loop is closed
+
+
+class Host(Protocol):
+    """One task that runs coroutines on behalf of sync code."""
+
+    def run(self, coroutine: Step) -> Any:
+        """Run a coroutine to its end in the host's task and in the context of the calling code."""
+
+
+class Loop(Protocol):
+    """Makes hosts."""
+
+    def host(self) -> Host:
+        """Make a new host, a task of its own."""
+
+    def close(self) -> None:
+        """End every host and the loop."""
+
+
+class LocalLoop:
+    """A loop on the thread that uses it, made when the first coroutine comes."""
+
+    def __init__(self) -> None:
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._hosts: list[LocalHost] = []
+
+    def get(self) -> asyncio.AbstractEventLoop:
+        """Give the loop, made on first use."""
+        if self._loop is None:
+            self._loop = asyncio.new_event_loop()
+        return self._loop
+
+    def is_current(self, loop: asyncio.AbstractEventLoop) -> bool:
+        """Tell whether a loop is this one and not being closed."""
+        return loop is self._loop
+
+    def host(self) -> LocalHost:
+        """Make a new host; it costs nothing until it runs something."""
+        host = LocalHost(self)
+        self._hosts.append(host)
+        return host
+
+    def close(self) -> None:
+        """Cancel what is left, close the loop; the next coroutine would get a new one."""
+        if self._loop is None:
+            return
+        loop, self._loop = self._loop, None
+        previous = _get_running_loop()
+        _set_running_loop(None)
+        try:
+            loop.run_until_complete(_wind_up())
+        finally:
+            _set_running_loop(previous)
+            loop.close()
+            for host in self._hosts:
+                host.forget()
+
+
+async def _wind_up() -> None:
+    tasks = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in tasks:
+        task.cancel()
+    if tasks:
+        await asyncio.wait(tasks, timeout=STOP_TIMEOUT)
+    loop = asyncio.get_running_loop()
+    await loop.shutdown_asyncgens()
+    await loop.shutdown_default_executor()
+
+
+class LocalHost:
+    """A task on a ``LocalLoop``, there for others to see, cancel and wait in.
+
+    Coroutines are stepped here, on the calling thread and in its context, while the task counts as the current one;
+    only where they wait does the loop turn, with the task waiting in their stead.
+    """
+
+    def __init__(self, loop: LocalLoop) -> None:
+        self._loop = loop
+        self._task: asyncio.Task[None] | None = None
+        self._wanted: asyncio.Future[tuple[Any, asyncio.Future[Any]]]
+
+    def forget(self) -> None:
+        """Drop the task of a loop that has been closed."""
+        self._task = None
+
+    def run(self, coroutine: Step) -> Any:
+        """Run a coroutine to its end; no running loop is to be seen before and after."""
+        loop = self._loop.get()
+        task = self._task
+        if task is None or task.done():
+            task = self._start(loop)
+        step, value = coroutine.send, None
+        while True:
+            previous = _get_running_loop()
+            _set_running_loop(loop)
+            _enter_task(loop, task)
+            try:
+                waits_for = step(value)
+            except StopIteration as stop:
+                return stop.value
+            finally:
+                _leave_task(loop, task)
+                _set_running_loop(previous)
+            ok, value = self._wait(loop, task, waits_for)
+            step = coroutine.send if ok else coroutine.throw
+
+    def _start(self, loop: asyncio.AbstractEventLoop) -> asyncio.Task[None]:
+        self._task = loop.create_task(self._serve(loop), name="poolinject host", context=contextvars.Context())
+        self._turn(loop, _yield_once())
+        return self._task
+
+    async def _serve(self, loop: asyncio.AbstractEventLoop) -> None:
+        while True:
+            self._wanted = loop.create_future()
+            try:
+                waits_for, done = await self._wanted
+            except asyncio.CancelledError:
+                if not self._loop.is_current(loop):
+                    raise
+                continue  # cancelled between two waits, say by a task group: the next wait is told
+            try:
+                outcome = True, await _wait_for(waits_for)
+            except BaseException as error:  # noqa: BLE001 - it belongs to the coroutine that waits
+                outcome = False, error
+            if not done.done():
+                done.set_result(outcome)
+
+    def _wait(self, loop: asyncio.AbstractEventLoop, task: asyncio.Task[None], waits_for: Any) -> tuple[bool, Any]:
+        """Let the loop turn until the wait is over; give whether it went well, and its value or error."""
+        if self._wanted.cancelled():
+            self._turn(loop, _yield_once())
+            return False, asyncio.CancelledError()
+        done: asyncio.Future[tuple[bool, Any]] = loop.create_future()
+        self._wanted.set_result((waits_for, done))
+        try:
+            outcome: tuple[bool, Any] = self._turn(loop, done)
+        except BaseException as error:  # noqa: BLE001 - an interrupt, which the coroutine is to see
+            task.cancel()
+            self._turn(loop, asyncio.wait([done], timeout=STOP_TIMEOUT))
+            return False, error
+        return outcome
+
+    @staticmethod
+    def _turn(loop: asyncio.AbstractEventLoop, until: Any) -> Any:
+        previous = _get_running_loop()
+        _set_running_loop(None)
+        try:
+            return loop.run_until_complete(until)
+        finally:
+            _set_running_loop(previous)
+
+
+@types.coroutine
+def _wait_for(waits_for: Any) -> Generator[Any, Any, Any]:
+    """Wait, in the task that awaits this, for what a coroutine elsewhere has yielded."""
+    return (yield waits_for)
+
+
+async def _yield_once() -> None:
+    await asyncio.sleep(0)
+
+
+async def _answer(step: Step, done: asyncio.Future[Any]) -> None:
+    try:
+        value = await step
+    except BaseException as error:  # noqa: BLE001 - it belongs to the code that asked
+        if not done.done():
+            done.set_result((False, error))
+    else:
+        if not done.done():
+            done.set_result((True, value))
+
+
+class LoopThread:
+    """A loop on a thread of its own, for workers that are threads: async dependencies can be shared among them."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._lock = threading.Lock()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
+
+    def get(self) -> asyncio.AbstractEventLoop:
+        """Give the loop; its thread starts on first use."""
+        with self._lock:
+            if self._loop is None:
+                self._loop = asyncio.new_event_loop()
+                run = self._loop.run_forever
+                self._thread = threading.Thread(target=run, name=f"{self._name} event loop", daemon=True)
+                self._thread.start()
+            return self._loop
+
+    def host(self) -> ThreadHost:
+        """Make a new host; it costs nothing until it runs something."""
+        return ThreadHost(self)
+
+    def close(self) -> None:
+        """Cancel what is left and end the thread."""
+        with self._lock:
+            loop, thread, self._loop = self._loop, self._thread, None
+        if loop is None or thread is None:
+            return
+        asyncio.run_coroutine_threadsafe(_wind_up(), loop).result(2 * STOP_TIMEOUT)
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join(STOP_TIMEOUT)
+        loop.close()
+
+
+class ThreadHost:
+    """A task on a ``LoopThread``; the calling thread waits while it works."""
+
+    def __init__(self, loop: LoopThread) -> None:
+        self._loop = loop
+        self._steps: asyncio.Queue[tuple[Step, asyncio.Future[Any]]] | None = None
+
+    def run(self, coroutine: Step) -> Any:
+        """Run a coroutine to its end on the loop's thread, in one context for all the coroutines of an item.
+
+        What it sets in a ``ContextVar`` is set here too afterwards.
+        """
+        loop = self._loop.get()
+        context = _async_context()
+        try:
+            ok, value = asyncio.run_coroutine_threadsafe(self._ask(enter(coroutine, context)), loop).result()
+        finally:
+            for variable, new in context.items():
+                if variable.get(_MISSING) is not new:
+                    variable.set(new)
+        if ok:
+            return value
+        raise value
+
+    async def _ask(self, step: Step) -> Any:
+        if self._steps is None:
+            self._steps = asyncio.Queue()
+            self._task = asyncio.create_task(self._serve(self._steps), name="poolinject host")
+        done: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._steps.put_nowait((step, done))
+        return await done
+
+    @staticmethod
+    async def _serve(steps: asyncio.Queue[tuple[Step, asyncio.Future[Any]]]) -> None:
+        while True:
+            step, done = await steps.get()
+            await _answer(step, done)
+
+
+_MISSING = object()
+_context_of_item: contextvars.ContextVar[contextvars.Context] = contextvars.ContextVar("poolinject_async_context")
+
+
+def _async_context() -> contextvars.Context:
+    """Give the context that the coroutines of this item run in, brought up to date."""
+    context = _context_of_item.get(None)
+    if context is None:
+        context = contextvars.copy_context()
+        _context_of_item.set(context)
+        return context
+    for variable, value in contextvars.copy_context().items():
+        if context.get(variable, _MISSING) is not value:
+            context.run(variable.set, value)
+    return context
+
+
+@types.coroutine
+def enter(coroutine: Step, context: contextvars.Context) -> Generator[Any, Any, Any]:
+    """Run a coroutine in a context of its own, inside the task that awaits this."""
+    step: Callable[..., Any] = coroutine.send
+    value: Any = None
+    while True:
+        try:
+            waits_for = context.run(step, value)
+        except StopIteration as stop:
+            return stop.value
+        try:
+            value = yield waits_for
+        except BaseException as error:  # noqa: BLE001 - cancellation included
+            step, value = coroutine.throw, error
+        else:
+            step = coroutine.send

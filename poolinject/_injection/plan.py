@@ -1,0 +1,180 @@
+"""The plan: the ordered, validated dependency graph of one function, as frozen records that cross a process.
+
+The caller makes it, the worker compiles it. ``Shared`` nodes (lifetime ``worker`` or ``pool``) carry a key given by
+the caller: equal keys mean the same instance, also when the provider arrives in another blob as another object.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+if TYPE_CHECKING:
+    from poolinject._injection.signature import Kind
+    from poolinject.markers import Lifetime, Provider
+
+Call: TypeAlias = Literal["map", "starmap", "broadcast", "get"]
+
+
+@dataclass(frozen=True, slots=True)
+class FromStep:
+    """The value that an earlier step of the same item made."""
+
+    slot: int
+
+
+@dataclass(frozen=True, slots=True)
+class FromShared:
+    """The instance that a worker or pool scope holds under ``key``."""
+
+    key: int
+    lifetime: Lifetime
+
+
+@dataclass(frozen=True, slots=True)
+class FromItem:
+    """The item, or the member of its tuple at ``position``."""
+
+    position: int
+
+
+@dataclass(frozen=True, slots=True)
+class Constant:
+    """A default; ``fresh`` says how each call gets its own: as it is, deep-copied, or from a factory."""
+
+    value: Any
+    fresh: Literal["same", "copy", "factory"]
+
+
+@dataclass(frozen=True, slots=True)
+class FromContext:
+    """An ``ItemContext`` or ``WorkerContext``."""
+
+    which: Literal["item", "worker"]
+
+
+@dataclass(frozen=True, slots=True)
+class FromScopes:
+    """FastAPI's ``SecurityScopes`` with the scopes asked for on the way down."""
+
+    scopes: tuple[str, ...]
+
+
+Source: TypeAlias = FromStep | FromShared | FromItem | Constant | FromContext | FromScopes
+
+
+@dataclass(frozen=True, slots=True)
+class Argument:
+    """One argument of a call; ``name`` is ``None`` where it is passed by position."""
+
+    name: str | None
+    source: Source
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One provider call of the item; ``key`` is its place in an item's cache, read only if ``use_cache``."""
+
+    slot: int
+    key: int
+    use_cache: bool
+    name: str
+    provider: Provider
+    kind: Kind
+    arguments: tuple[Argument, ...]
+    closes: Literal["function", "request"]
+
+
+@dataclass(frozen=True, slots=True)
+class Fetch:
+    """The place, in the order of the item, where a shared dependency is built if it does not exist yet."""
+
+    slot: int
+    name: str
+    source: FromShared
+
+
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """A dependency that outlives the item, built on first use in the scope of its lifetime."""
+
+    key: int
+    name: str
+    lifetime: Lifetime
+    provider: Provider
+    kind: Kind
+    arguments: tuple[Argument, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Everything a worker needs to call ``function`` for an item.
+
+    ``leading`` names the parameters that the item, or the members of its tuple, fill, in order (``by_name`` where an
+    injected parameter comes before the one that takes the item); ``required`` is how
+    many members a tuple must have at least; ``variadic`` says that ``*args`` takes any number. ``spares`` fill the
+    members that a shorter tuple leaves out. ``tree`` is what ``explain`` draws.
+    """
+
+    name: str
+    call: Call
+    function: Provider
+    kind: Kind
+    leading: tuple[str, ...]
+    by_name: bool
+    required: int
+    variadic: bool
+    spares: tuple[Constant, ...]
+    steps: tuple[Step | Fetch, ...]
+    shared: tuple[Shared, ...]
+    arguments: tuple[Argument, ...]
+    tree: Branch
+
+    @property
+    def providers(self) -> tuple[Provider, ...]:
+        """Every provider that runs for the function, in the order of first use."""
+        steps = (step.provider for step in self.steps if isinstance(step, Step))
+        return tuple(itertools.chain((node.provider for node in self.shared), steps))
+
+
+@dataclass(frozen=True, slots=True)
+class Branch:
+    """One line of the drawn tree and what hangs below it."""
+
+    label: str
+    below: tuple[Branch, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class PlanView:
+    """How one function is called: ``str()`` draws the tree with lifetimes, ``source`` is the generated code.
+
+    Attributes:
+        name: The name of the function.
+        tree: The dependency tree, a line for each use; a dependency seen before is drawn without what is below it.
+        source: The Python source of the function that a worker runs for each item.
+        providers: The names of the providers, in the order in which they run for an item.
+    """
+
+    name: str
+    tree: str
+    source: str = field(repr=False)
+    providers: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return self.tree
+
+
+def draw(tree: Branch) -> str:
+    """Draw the tree with box characters, one line for each dependency."""
+    lines = [tree.label]
+
+    def below(branch: Branch, indent: str) -> None:
+        for position, child in enumerate(branch.below, 1):
+            last = position == len(branch.below)
+            lines.append(f"{indent}{'└── ' if last else '├── '}{child.label}")
+            below(child, indent + ("    " if last else "│   "))
+
+    below(tree, "")
+    return "\n".join(lines)

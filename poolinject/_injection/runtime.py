@@ -1,0 +1,85 @@
+"""What a worker holds to run items: its scopes, its event loop, and the compiled plans bound to them."""
+
+from __future__ import annotations
+
+import copy
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from fastapi.security import SecurityScopes
+
+from poolinject._injection import generators
+from poolinject._injection.codegen import compile_generated, generate
+from poolinject._injection.event_loop import LocalLoop, Loop
+from poolinject._injection.scopes import CleanupFailure, SharedScope
+from poolinject.markers import ItemContext, WorkerContext
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from poolinject._injection.plan import Plan
+
+    # item, index, attempt -> the result or a Failed
+    Bound: TypeAlias = Callable[[Any, int, int], Any]
+
+TOOLS: dict[str, Any] = {
+    "ItemContext": ItemContext,
+    "SecurityScopes": SecurityScopes,
+    "deepcopy": copy.deepcopy,
+    "open_async": generators.open_async,
+    "close_async": generators.close_async,
+    "did_not_yield": generators.did_not_yield,
+    "did_not_stop": generators.did_not_stop,
+    "closing_failed": generators.closing_failed,
+    "drive": generators.drive,
+    "drive_async": generators.drive_async,
+}
+
+
+class Runtime:
+    """The scopes and the loop of one worker. ``pool_scope`` is given where threads share it, and then not closed."""
+
+    def __init__(self, worker: WorkerContext, loop: Loop | None = None, pool_scope: SharedScope | None = None) -> None:
+        self.worker = worker
+        self._own_loop = loop is None
+        self.loop: Loop = LocalLoop() if loop is None else loop
+        self._own_pool_scope = pool_scope is None
+        self.pool_scope = SharedScope("pool", self.loop.host(), worker) if pool_scope is None else pool_scope
+        self.worker_scope = SharedScope("worker", self.loop.host(), worker, longer=self.pool_scope)
+        self.host = self.loop.host()
+
+    def know(self, plan: Plan) -> None:
+        """Learn how to build the shared dependencies of a plan."""
+        self.pool_scope.know(plan.shared)
+        self.worker_scope.know(plan.shared)
+
+    def bind(self, plan: Plan) -> Bound:
+        """Compile a plan against this worker's scopes."""
+        self.know(plan)
+        return self.compile(plan)
+
+    def compile(self, plan: Plan) -> Bound:
+        """Compile the sync function of a plan."""
+        live = {
+            "worker": self.worker,
+            "pool_scope": self.pool_scope,
+            "worker_scope": self.worker_scope,
+            "run": self.host.run,
+        }
+        bound: Bound = compile_generated(generate(plan), {**TOOLS, **live})
+        return bound
+
+    def warm(self, plan: Plan) -> None:
+        """Build the shared dependencies of a plan now, in the order in which an item would."""
+        self.know(plan)
+        for node in plan.shared:
+            scope = self.pool_scope if node.lifetime == "pool" else self.worker_scope
+            scope[node.key]
+
+    def close(self) -> list[CleanupFailure]:
+        """Close the worker's scope, then the pool's, then the loop; give what their cleanups raised."""
+        failures = self.worker_scope.close()
+        if self._own_pool_scope:
+            failures += self.pool_scope.close()
+        if self._own_loop:
+            self.loop.close()
+        return failures

@@ -1,0 +1,175 @@
+"""Reads the parameters and the kind of a callable the way FastAPI does. Runs in the caller; calls nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import builtins
+import functools
+import inspect
+import sys
+import typing
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
+
+from fastapi import params
+from pydantic.fields import FieldInfo
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+Kind: TypeAlias = Literal["call", "coroutine", "generator", "async generator"]
+EMPTY = inspect.Parameter.empty
+POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+
+if sys.version_info >= (3, 13):
+    _iscoroutinefunction = inspect.iscoroutinefunction
+else:  # sees the marker that asyncio's own decorators and AsyncMock leave on 3.11 and 3.12
+    _iscoroutinefunction = asyncio.iscoroutinefunction
+
+
+@dataclass(frozen=True, slots=True)
+class Unresolved:
+    """An annotation that cannot be evaluated; matters only where nothing else fills the parameter."""
+
+    text: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Declared:
+    """One parameter, its annotation evaluated and FastAPI's markers taken out.
+
+    ``depends`` holds every ``Depends`` found on it; ``default`` is ``EMPTY`` where there is none, and the
+    default of a ``Query()``-like marker where it has one.
+    """
+
+    name: str
+    kind: Any
+    annotation: Any
+    depends: tuple[params.Depends, ...]
+    default: Any
+    own_default: bool  # Python itself fills it with ``default``
+
+    @property
+    def variadic(self) -> bool:
+        """Whether it is ``*args`` or ``**kwargs``."""
+        return self.kind in (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+
+
+def name_of(call: object) -> str:
+    """Give the name that a reader knows the callable by."""
+    call = without_partial(call)
+    name = getattr(call, "__qualname__", None)
+    if not isinstance(name, str):
+        return type(call).__qualname__ + "()"
+    return name.rpartition("<locals>.")[2]
+
+
+def without_partial(call: object) -> Any:
+    """Take every ``functools.partial`` off."""
+    while isinstance(call, functools.partial):
+        call = call.func
+    return call
+
+
+def kind_of(call: Callable[..., Any]) -> Kind:
+    """Tell how a provider gives its value: FastAPI's rules, wrappers and callable instances looked through."""
+    faces = list(_faces(call))
+    if any(map(inspect.isasyncgenfunction, faces)):
+        return "async generator"
+    if any(map(inspect.isgeneratorfunction, faces)):
+        return "generator"
+    if any(map(_iscoroutinefunction, faces)):
+        return "coroutine"
+    return "call"
+
+
+def _faces(call: Callable[..., Any]) -> Iterator[Any]:
+    outer = without_partial(call)
+    inner = inspect.unwrap(outer)
+    yield outer
+    yield inner
+    if inspect.isclass(inner):
+        return
+    for face in (outer, inner):
+        dunder = getattr(face, "__call__", None)  # noqa: B004 - the method itself is looked at
+        yield without_partial(dunder)
+        yield inspect.unwrap(without_partial(dunder))
+
+
+def declared_parameters(call: Callable[..., Any]) -> tuple[Declared, ...] | None:
+    """Read the parameters in signature order; ``None`` for a builtin that has no signature."""
+    try:
+        signature = inspect.signature(call)
+    except ValueError:
+        return None
+    names = _Names(call)
+    return tuple(_declare(parameter, names) for parameter in signature.parameters.values())
+
+
+def _declare(parameter: inspect.Parameter, names: _Names) -> Declared:
+    annotation = names.evaluate(parameter.annotation)
+    default = parameter.default
+    depends: list[params.Depends] = []
+    if typing.get_origin(annotation) is Annotated:
+        annotation, *extras = typing.get_args(annotation)
+        depends = [extra for extra in extras if isinstance(extra, params.Depends)]
+        if default is EMPTY:
+            default = _default_of_markers(extras)
+    if isinstance(default, params.Depends):
+        depends.append(default)
+        default = EMPTY
+    elif isinstance(default, FieldInfo):
+        default = _default_of_markers([default])
+    if isinstance(annotation, (str, typing.ForwardRef)):
+        annotation = names.evaluate(getattr(annotation, "__forward_arg__", annotation))
+    own_default = default is parameter.default and default is not EMPTY
+    return Declared(parameter.name, parameter.kind, annotation, tuple(depends), default, own_default)
+
+
+def _default_of_markers(markers: list[Any]) -> Any:
+    for marker in reversed(markers):
+        if isinstance(marker, FieldInfo) and not marker.is_required():
+            return marker.get_default(call_default_factory=False) if marker.default_factory is None else marker
+    return EMPTY
+
+
+class _Names:
+    """The names that the annotations of one callable can see: its closure, its module, builtins."""
+
+    def __init__(self, call: Callable[..., Any]) -> None:
+        function = _function_behind(call)
+        self.globals: dict[str, Any] = getattr(function, "__globals__", None) or vars(builtins)
+        self.locals: dict[str, Any] = {}
+        code = getattr(function, "__code__", None)
+        cells = getattr(function, "__closure__", None) or ()
+        for name, cell in zip(getattr(code, "co_freevars", ()), cells, strict=False):
+            try:
+                self.locals[name] = cell.cell_contents
+            except ValueError:  # a cell that is not filled yet
+                continue
+
+    def evaluate(self, annotation: Any) -> Any:
+        if isinstance(annotation, str):
+            try:
+                annotation = eval(annotation, self.globals, self.locals)  # noqa: S307 - the user's own annotation
+            except Exception as error:  # noqa: BLE001 - whatever the annotation raises
+                return Unresolved(annotation, f"{type(error).__name__}: {error}")
+        value = getattr(annotation, "__value__", None)
+        if type(annotation).__name__ == "TypeAliasType" and value is not None:  # ``type X = ...`` of Python 3.12
+            return self.evaluate(value)
+        return annotation
+
+
+def _function_behind(call: object) -> object:
+    """Find the plain function whose annotations ``inspect.signature`` reports."""
+    call = inspect.unwrap(without_partial(call))
+    if inspect.isclass(call):
+        for name in ("__new__", "__init__"):
+            method = getattr(call, name)
+            if hasattr(inspect.unwrap(method), "__globals__"):
+                return inspect.unwrap(method)
+        return call
+    if not hasattr(call, "__globals__") and not inspect.ismethod(call):
+        call = getattr(type(call), "__call__", call)  # noqa: B004
+    return inspect.unwrap(getattr(call, "__func__", call))  # type: ignore[arg-type]

@@ -1,0 +1,167 @@
+"""The errors of declarations: each names the path from the function to the culprit, and what to do."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from typing import TYPE_CHECKING, Any
+
+from fastapi.security import SecurityScopes
+from starlette.background import BackgroundTasks
+from starlette.requests import HTTPConnection
+from starlette.responses import Response
+
+from poolinject._injection.registry import identity, look_up
+from poolinject._injection.signature import EMPTY, Declared, Unresolved, name_of
+from poolinject.errors import DependencyCycleError, LifetimeError, PlanError
+from poolinject.markers import LIFETIMES, ItemContext, Lifetime, Provider, WorkerContext, check_lifetime
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable, Mapping
+
+    from fastapi import params
+
+    from poolinject._injection.planner import Site
+
+CONTEXTS = (ItemContext, WorkerContext, SecurityScopes)
+OF_A_REQUEST = (HTTPConnection, Response, BackgroundTasks)  # HTTPConnection: base of Request and WebSocket
+ATOMS = (type(None), bool, int, float, complex, str, bytes)
+
+
+class Lifetimes:
+    """The declared lifetimes: ``lifetimes=`` first, then ``Depends(lifetime=)``.
+
+    In a notebook the cell that defines a provider may run again: a function of ``__main__`` that has taken the name
+    of a declared one takes its lifetime too.
+    """
+
+    def __init__(self, declared: Mapping[Provider, Lifetime]) -> None:
+        for provider, lifetime in declared.items():
+            if not callable(provider):
+                message = f"lifetimes: {provider!r} is not a provider: it cannot be called"
+                raise TypeError(message)
+            check_lifetime(lifetime)
+        self._declared = dict(declared)
+        self._by_name = {
+            provider.__qualname__: lifetime for provider, lifetime in declared.items() if _is_of_main(provider)
+        }
+
+    def declared(self, who: Hashable, depends: params.Depends) -> Lifetime | None:
+        """Give the declared lifetime of a provider, ``None`` where nothing is declared."""
+        provider: Any = getattr(who, "call", who)
+        found = look_up(self._declared, provider)
+        if found is None and _is_of_main(provider):
+            found = self._by_name.get(provider.__qualname__)
+        return found or getattr(depends, "lifetime", None)
+
+    def of(self, provider: Provider, depends: params.Depends, site: Site) -> Lifetime:
+        """Give the lifetime of one use, that of its holder where none is declared.
+
+        Raises:
+            LifetimeError: If what depends on it lives longer.
+        """
+        lifetime = self.declared(identity(provider), depends) or site.holder
+        if LIFETIMES.index(lifetime) < LIFETIMES.index(site.holder):
+            raise LifetimeError(
+                site.path,
+                f"{name_of(provider)} has lifetime {lifetime!r} but what depends on it has {site.holder!r}",
+                f"Give {name_of(provider)} the lifetime {site.holder!r}, or shorten that of what depends on it",
+            )
+        return lifetime
+
+    def refuse_item(self, site: Site, what: str) -> None:
+        """Refuse the item, or a part of it, to what outlives the item."""
+        if site.holder != "item":
+            raise LifetimeError(
+                site.path,
+                f"a dependency of lifetime {site.holder!r} cannot use {what}, which is another one for each item",
+                "Declare it with lifetime 'item', or rename the parameter if its default was meant",
+            )
+
+
+def _is_of_main(provider: object) -> bool:
+    return (
+        inspect.isfunction(provider) and provider.__module__ == "__main__" and "<locals>" not in provider.__qualname__
+    )
+
+
+def provider_of(depends: params.Depends, annotation: object, path: tuple[str, ...]) -> Provider:
+    """Find what a ``Depends`` calls: its argument, else the annotation."""
+    provider = annotation if depends.dependency is None else depends.dependency
+    if isinstance(provider, Unresolved):
+        problem = f"the annotation {provider.text!r} cannot be evaluated ({provider.reason})"
+        raise PlanError(path, problem, "Import the name at run time, or name the provider in Depends(...)")
+    if provider is EMPTY:
+        raise PlanError(path, "Depends() has nothing to call", "Annotate the parameter or write Depends(provider)")
+    if not callable(provider):
+        raise PlanError(path, f"{provider!r} cannot be called", "Give Depends a callable")
+    return provider
+
+
+def only_one(parameter: Declared, path: tuple[str, ...]) -> params.Depends:
+    """Give the one ``Depends`` of a parameter."""
+    if len(parameter.depends) > 1:
+        names = " and ".join(name_of(depends.dependency) for depends in parameter.depends)
+        raise PlanError(path, f"two Depends on one parameter ({names})", "Keep one of them")
+    return parameter.depends[0]
+
+
+def is_injected(parameter: Declared) -> bool:
+    """Tell whether a parameter of the function is filled by type or by ``Depends``, never by the item."""
+    return bool(parameter.depends) or parameter.annotation in CONTEXTS or _is_of_a_request(parameter.annotation)
+
+
+def _is_of_a_request(annotation: object) -> bool:
+    return inspect.isclass(annotation) and issubclass(annotation, OF_A_REQUEST)
+
+
+def refuse_request(parameter: Declared, path: tuple[str, ...]) -> None:
+    """Refuse a parameter that only a web request could fill."""
+    if _is_of_a_request(parameter.annotation):
+        kind = parameter.annotation.__name__
+        raise PlanError(
+            path,
+            f"there is no {kind} outside a web request",
+            f"Replace {path[-2]} for the pool: overrides={{{path[-2]}: a provider that takes no {kind}}}",
+        )
+
+
+def nothing_fills(parameter: Declared, path: tuple[str, ...], leading: tuple[str, ...]) -> PlanError:
+    """Make the error of a parameter without value."""
+    reason = ""
+    if isinstance(parameter.annotation, Unresolved):
+        reason = f" (its annotation {parameter.annotation.text!r} cannot be evaluated: {parameter.annotation.reason})"
+    item = f", name it like the item parameter ({', '.join(leading)})" if leading and len(path) > 2 else ""  # noqa: PLR2004
+    return PlanError(path, f"nothing fills this parameter{reason}", f"Give it a Depends or a default{item}")
+
+
+def takes_no_item(path: tuple[str, ...]) -> PlanError:
+    """Make the error of a function that could never see its item."""
+    remedy = "Add a first parameter without Depends, or one of type ItemContext"
+    return PlanError(path, "the function has no parameter for the item", remedy)
+
+
+def closes_too_early(path: tuple[str, ...], name: str) -> PlanError:
+    """Make the error of a ``scope="function"`` dependency below a generator that is closed later."""
+    return PlanError(
+        path,
+        f"{name} has scope 'function' and is closed before the generator that depends on it, which has scope 'request'",
+        "Give both the same scope",
+    )
+
+
+def refuse_cycle(who: Hashable, stack: tuple[Hashable, ...], path: tuple[str, ...]) -> None:
+    """Refuse a provider that is being planned already further up."""
+    if who in stack:
+        problem = "the providers depend on each other in a circle"
+        raise DependencyCycleError(path, problem, "Take one of these dependencies out")
+
+
+def needs_copy(default: object) -> bool:
+    """Tell whether each call must get its own copy of a default; what cannot be copied is shared."""
+    if isinstance(default, ATOMS):
+        return False
+    try:
+        return copy.deepcopy(default) is not default
+    except Exception:  # noqa: BLE001 - a lock, a socket: whatever its class raises
+        return False

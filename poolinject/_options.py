@@ -1,0 +1,93 @@
+"""Checks of what users pass, each with the name of the option and what it takes."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from poolinject._scheduling.progress import check_progress
+from poolinject._scheduling.shutdown import MODES
+
+
+def workers(count: int | None) -> int:
+    """Give the number of workers, by default the number of cores that this process may use."""
+    if count is None:
+        usable = getattr(os, "sched_getaffinity", None)
+        return len(usable(0)) if usable is not None else os.cpu_count() or 1
+    return _count("workers", count)
+
+
+def at_least_one(name: str, count: int | None) -> int | None:
+    """Check a count that may be left out."""
+    return None if count is None else _count(name, count)
+
+
+def _count(name: str, count: object) -> int:
+    if not isinstance(count, int) or isinstance(count, bool):
+        message = f"{name} must be an int, not {count!r}"
+        raise TypeError(message)
+    if count < 1:
+        message = f"{name} must be at least 1, not {count}"
+        raise ValueError(message)
+    return count
+
+
+def seconds(name: str, value: Any) -> float:
+    """Check a duration."""
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        message = f"{name} must be a number of seconds, not {value!r}"
+        raise TypeError(message)
+    if value < 0 or math.isnan(value):
+        message = f"{name} must not be negative, but is {value}"
+        raise ValueError(message)
+    return float(value)
+
+
+def overrides(mapping: Mapping[Any, Any]) -> Mapping[Any, Any]:
+    """Check that both sides can be called."""
+    if not isinstance(mapping, Mapping):
+        message = f"overrides must be a mapping from provider to provider, not {mapping!r}"
+        raise TypeError(message)
+    for pair in mapping.items():
+        for provider in pair:
+            if not callable(provider):
+                message = f"overrides: {provider!r} is not a provider: it cannot be called"
+                raise TypeError(message)
+    return mapping
+
+
+def warm(providers: Iterable[Any]) -> tuple[Any, ...]:
+    """Check that all can be called."""
+    checked = tuple(providers)
+    for provider in checked:
+        if not callable(provider):
+            message = f"warm: {provider!r} is not a provider: it cannot be called"
+            raise TypeError(message)
+    return checked
+
+
+def mode(name: str) -> None:
+    """Check a mode of shutdown."""
+    if name not in MODES:
+        message = f"mode {name!r} is not one of {', '.join(map(repr, MODES))}"
+        raise ValueError(message)
+
+
+def run(chunksize: int | None, progress: object, on_error: object) -> None:
+    """Check the options of a run method."""
+    at_least_one("chunksize", chunksize)
+    check_progress(progress)  # type: ignore[arg-type]
+    if on_error not in ("raise", "return") and not callable(on_error):
+        message = f"on_error must be 'raise', 'return' or a callable, not {on_error!r}"
+        raise ValueError(message)
+
+
+def iterator(items: Any) -> Iterator[Any]:
+    """Begin to iterate over the input."""
+    try:
+        return iter(items)
+    except TypeError:
+        message = f"items must be iterable, not {type(items).__name__}"
+        raise TypeError(message) from None

@@ -1,0 +1,240 @@
+"""The consumer's side of a run: feeds it, waits for its blocks, hands outcomes to the user's code."""
+
+from __future__ import annotations
+
+import contextvars
+import threading
+import time
+import weakref
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from poolinject._scheduling.runs import WAIT_SECONDS, Block, Run
+from poolinject._transport.messages import Failure, Success
+from poolinject._transport.remote_errors import RemoteTraceback
+from poolinject.errors import PoolClosedError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+    from concurrent.futures import Future
+
+    from poolinject._scheduling.driver import Driver
+
+    Convert = Callable[[Block], Iterable[Any]]
+
+ITEM_REPR = 200  # characters of an item's repr in an error text
+EAGER_INPUTS = (list, tuple, range)  # reading from these never blocks
+
+
+class Consumption:
+    """One run and where its input comes from, its blocks go to."""
+
+    def __init__(
+        self, owner: object, driver: Driver, run: Run, items: object, source: Iterator[Any], settle_seconds: float
+    ) -> None:
+        self._owner = owner  # a pool that nothing else refers to must live as long as the iterator
+        self._driver, self._run, self._source = driver, run, source
+        self._items, self._settle_seconds = items, settle_seconds
+
+    def collect(self, convert: Convert | None) -> list[Any]:
+        """Run to the end on the calling thread, which reads the input, and give everything in order.
+
+        Raises:
+            BaseException: What ended the run, once nothing of it runs any more.
+        """
+        driver, run = self._driver, self._run
+        values: list[Any] = []
+        try:
+            driver.open(run)
+            while not driver.inline and run.read(self._source, driver.notify):
+                if not driver.alive:
+                    break
+            while (block := self._next_block()) is not None:
+                values.extend(block.values if convert is None else convert(block))
+        except BaseException:
+            self._settle()
+            raise
+        self._raise_end()
+        return values
+
+    def iterate(self, convert: Convert | None) -> Iterator[Any]:
+        """Begin the run and give an iterator over it; the input is read in the background."""
+        self._begin()
+        iterator = self._iterate(convert)
+        # a generator that was never started has no code that could cancel the run
+        weakref.finalize(iterator, _abandon, self._driver, self._run).atexit = False
+        return iterator
+
+    def _begin(self) -> None:
+        driver, run = self._driver, self._run
+        driver.open(run)
+        if driver.inline:
+            return
+        if isinstance(self._items, EAGER_INPUTS) and len(self._items) <= run.pressure.limit:
+            run.read(self._source, driver.notify, most=len(self._items) + 1)
+            return
+        # made of plain parts: the thread must not keep the iterator alive that the user may abandon
+        context = contextvars.copy_context()
+        feeder = threading.Thread(
+            target=context.run, args=(_feed, driver, run, self._source), name=f"{driver.name} reader", daemon=True
+        )
+        feeder.start()
+
+    def _iterate(self, convert: Convert | None) -> Iterator[Any]:
+        run = self._run
+        try:
+            while (block := self._next_block()) is not None:
+                if convert is None and block.failures:
+                    yield from up_to_failure(block)
+                values = block.values if convert is None else convert(block)
+                if isinstance(values, list):
+                    step = max(1, run.pressure.limit // 8)
+                    for first in range(0, len(values), step):
+                        part = values[first : first + step]
+                        yield from part
+                        run.release(len(part), at_once=False)
+                else:
+                    for value in values:
+                        yield value
+                        run.release(1, at_once=False)
+                run.release(0, at_once=True)
+            self._raise_end()
+        except GeneratorExit:
+            raise
+        except BaseException:
+            self._settle()
+            raise
+        finally:
+            _abandon(self._driver, run)
+
+    def _next_block(self) -> Block | None:
+        driver, run = self._driver, self._run
+        if driver.is_current_thread:
+            message = "a done-callback must not wait for its own pool: submit the call, or do it on another thread"
+            raise RuntimeError(message)
+        while True:
+            if driver.inline and not run.finished:
+                run.read(self._source, driver.notify, most=run.chunking.size if run.wants_items else 0)
+                driver.step(0)
+            block = run.take(0 if driver.inline else WAIT_SECONDS)
+            if block is not None or run.exhausted:
+                return block
+            if not driver.alive and not run.finished:
+                raise driver.failure or PoolClosedError(driver.name)
+
+    def _raise_end(self) -> None:
+        run = self._run
+        if run.failure is not None and run.options.fail_fast:
+            raise_failure(run.failure)
+        if run.error is not None:
+            raise run.error
+        if run.input_was_cut:
+            raise PoolClosedError(self._driver.name)
+
+    def _settle(self) -> None:
+        """Let nothing more start and give open scopes the time to close; a second interrupt cuts it short."""
+        driver, run = self._driver, self._run
+        driver.cancel(run)
+        deadline = time.monotonic() + self._settle_seconds
+        while not run.finished and driver.alive and time.monotonic() < deadline:
+            if driver.inline:
+                driver.step(0)
+            else:
+                run.take(min(WAIT_SECONDS, max(0.0, deadline - time.monotonic())))
+
+
+def _feed(driver: Driver, run: Run, source: Iterator[Any]) -> None:
+    while run.read(source, driver.notify) and driver.alive:
+        pass
+
+
+def _abandon(driver: Driver, run: Run) -> None:
+    if not run.finished and driver.alive:
+        driver.cancel(run)
+
+
+def deliver_to_future(driver: Driver, run: Run, future: Future[Any]) -> None:
+    """Let the outcome of a run of one item become that of a future, and the future's cancellation that of the run."""
+
+    def on_block(block: Block) -> None:
+        if future.set_running_or_notify_cancel():
+            if block.failures:
+                future.set_exception(error_of(block.failure(0)))
+            else:
+                future.set_result(block.values[0])
+
+    def on_finish() -> None:
+        if not future.done() and not future.cancel():
+            future.set_exception(run.error or PoolClosedError(driver.name))
+
+    def on_done(done: Future[Any]) -> None:
+        if done.cancelled() and not run.finished:
+            driver.cancel(run)
+
+    run.on_block, run.on_finish = on_block, on_finish
+    future.add_done_callback(on_done)
+
+
+def drive_inline(driver: Driver, run: Run) -> None:
+    """Do the work of a run here and now."""
+    while not run.finished and driver.alive:
+        driver.step(0)
+
+
+def up_to_failure(block: Block) -> Iterator[Any]:
+    """Give the values before the first failure, then raise that."""
+    yield from block.values[: block.failures[0].offset]
+    raise_failure(block.failure(0))
+
+
+def replacing(handle: Callable[[Failure], Any]) -> Convert:
+    """Make a conversion that puts something in the place of each failure."""
+
+    def convert(block: Block) -> Iterable[Any]:
+        return handled(block) if block.failures else block.values
+
+    def handled(block: Block) -> Iterator[Any]:
+        failures = {failed.offset: position for position, failed in enumerate(block.failures)}
+        for offset, value in enumerate(block.values):
+            yield handle(block.failure(failures[offset])) if offset in failures else value
+
+    return convert
+
+
+def to_outcomes(block: Block) -> Iterator[Success[Any] | Failure]:
+    """Give a ``Success`` or ``Failure`` for each item."""
+    failures = {failed.offset: position for position, failed in enumerate(block.failures)}
+    for offset, value in enumerate(block.values):
+        if offset in failures:
+            yield block.failure(failures[offset])
+        else:
+            seconds = block.each[offset] if offset < len(block.each) else 0.0
+            worker_id = -1 if block.worker_id is None else block.worker_id
+            yield Success(block.start + offset, block.items[offset], value, 1, worker_id, seconds)
+
+
+def raise_failure(failure: Failure) -> NoReturn:
+    """Raise the original exception of a failed item, with a note and the worker's traceback."""
+    raise error_of(failure)
+
+
+def error_of(failure: Failure) -> BaseException:
+    """Give the original exception, with a note that names the item and the worker's traceback as its cause."""
+    error = failure.error
+    where = "" if failure.provider is None else f" of {failure.provider}"
+    worker = "" if failure.worker_id is None else f" on worker {failure.worker_id}"
+    error.add_note(
+        f"item {failure.index} ({short_repr(failure.item)}) failed in phase {failure.phase!r}{where}{worker}, "
+        f"attempt {failure.attempts}"
+    )
+    if error.__cause__ is None:
+        error.__cause__ = RemoteTraceback(failure.traceback)
+    return error
+
+
+def short_repr(item: object) -> str:
+    """Give the ``repr`` of an item, cut; one that raises is told by its type."""
+    try:
+        text = repr(item)
+    except Exception as error:  # noqa: BLE001 - the user's own code
+        return f"<{type(item).__name__}, whose repr raises {type(error).__name__}>"
+    return text if len(text) <= ITEM_REPR else f"{text[:ITEM_REPR]}..."

@@ -1,0 +1,169 @@
+"""Carries out what the scheduler decides: takes items, sends chunks, hands blocks on. Runs on the driver's thread."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from poolinject._scheduling.backpressure import ReorderBuffer
+from poolinject._scheduling.runs import Block, Run
+from poolinject._scheduling.scheduler import Action, Emit, Finish, Lose, RunState, Scheduler, Send, TakeBack
+from poolinject._transport.messages import Chunk, Failed, Load, Results
+from poolinject.errors import WorkerLostError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from poolinject._scheduling.reports import RunReport
+    from poolinject.backends.base import Backend
+
+WIDTH = 4  # chunks for each worker that an automatic in-flight limit leaves room for
+
+
+@dataclass(frozen=True, slots=True)
+class InFlight:
+    """A chunk that a worker has."""
+
+    run: Run
+    worker_id: int
+    start: int
+    items: Sequence[Any]
+
+
+class Dispatcher:
+    """The live side of the scheduler."""
+
+    def __init__(self, backend: Backend, workers: int, finished: Callable[[RunReport], None]) -> None:
+        self.scheduler = Scheduler(workers)
+        self.items_done = [0] * workers
+        self.runs: dict[int, Run] = {}
+        self._backend, self._finished = backend, finished
+        self._chunks: dict[int, InFlight] = {}
+        self._loaded: list[set[int]] = [set() for _ in range(workers)]
+        self._lost: WorkerLostError | None = None
+
+    def open(self, run: Run) -> None:
+        """Begin a run."""
+        order = ReorderBuffer() if run.options.ordered else None
+        self.runs[run.id] = run
+        self.scheduler.open(RunState(run.id, run.chunking, order, run.options.fail_fast, run.options.pinned))
+
+    def cancel(self, run: Run) -> None:
+        """Start no further item of a run."""
+        run.stop_input()
+        self._perform(self.scheduler.cancel(run.id))
+
+    def look_at_inputs(self) -> None:
+        """Tell the scheduler what has been read since."""
+        for run in list(self.runs.values()):
+            if run.end_announced:
+                continue
+            ended = run.input_ended  # before the count: what was read before the end is in it
+            count = run.news()
+            if count:
+                self._perform(self.scheduler.arrived(run.id, count))
+            if ended:
+                run.end_announced = True
+                self._perform(self.scheduler.ended(run.id))
+
+    def ready(self, worker_id: int) -> None:
+        """A worker can take chunks."""
+        self._perform(self.scheduler.ready(worker_id))
+
+    def is_busy(self, worker_id: int) -> bool:
+        """Tell whether a worker has items."""
+        return bool(self.scheduler.workers[worker_id].chunks)
+
+    def load(self, worker_id: int, load: Load) -> None:
+        """Make a function known to a worker, once."""
+        if load.function not in self._loaded[worker_id]:
+            self._loaded[worker_id].add(load.function)
+            self._backend.send(worker_id, load)
+
+    def results(self, worker_id: int, message: Results) -> None:
+        """Outcomes have come."""
+        chunk = self._chunks[message.chunk]
+        run, count, first = chunk.run, len(message.values), message.start - chunk.start
+        if count:
+            items = chunk.items[first : first + count]
+            self.items_done[worker_id] += count
+            self._keep(run, Block(message.start, items, message.values, message.failures, message.each, worker_id))
+        if message.sampled:
+            run.sample(message.sampled)
+        if message.done:
+            del self._chunks[message.chunk]
+            run.leave(message.start + count, chunk.items[first + count :])
+        failed = bool(message.failures)
+        actions = self.scheduler.results(
+            worker_id, message.chunk, count, message.seconds, failed=failed, done=message.done
+        )
+        run.widen(WIDTH * len(self.items_done) * run.chunking.size)
+        self._perform(actions)
+
+    def gone(self, worker_id: int, exit_code: int | None, started: dict[int, int]) -> None:
+        """A worker has ended: the item that it was running is lost, those that it had not begun go to others."""
+        for number, chunk in list(self._chunks.items()):
+            if chunk.worker_id == worker_id:
+                del self._chunks[number]
+                chunk.run.leave(chunk.start, chunk.items)
+        for run in self.runs.values():
+            run.counts.lost_workers += 1
+        self._loaded[worker_id].clear()
+        self._lost = WorkerLostError(worker_id, exit_code)
+        self._perform(self.scheduler.gone(worker_id, started))
+
+    def end_all(self, error: BaseException) -> None:
+        """Cancel every run with an error."""
+        for run in list(self.runs.values()):
+            run.error = run.error or error
+            self.cancel(run)
+
+    def drop_all(self, error: BaseException) -> None:
+        """Finish every run with an error, at once; what is in flight is forgotten."""
+        for run in list(self.runs.values()):
+            run.error = run.error or error
+            self._finish(run)
+
+    def _keep(self, run: Run, block: Block) -> None:
+        """Keep a block until the scheduler says that its turn has come."""
+        failed, count = len(block.failures), len(block.values)
+        run.blocks[block.start] = block
+        run.counts.failed += failed
+        run.counts.succeeded += count - failed
+        if failed and run.options.fail_fast and run.failure is None:
+            run.failure = block.failure(0)
+        run.bar.update(count, failed)
+
+    def _perform(self, actions: list[Action]) -> None:
+        for action in actions:
+            match action:
+                case Send():
+                    self._send(action)
+                case Emit(run_id, start):
+                    run = self.runs[run_id]
+                    run.emit(run.blocks.pop(start))
+                case TakeBack(worker_id, slot):
+                    self._backend.take_back(worker_id, slot)
+                case Lose(run_id, index, worker_id):
+                    self._lose(self.runs[run_id], index, worker_id)
+                case Finish(run_id):
+                    self._finish(self.runs[run_id])
+
+    def _send(self, send: Send) -> None:
+        run = self.runs[send.run]
+        items = run.take_items(send.start, send.count, again=send.again)
+        self._chunks[send.chunk] = InFlight(run, send.worker_id, send.start, items)
+        self.load(send.worker_id, run.load)
+        options = run.options
+        chunk = Chunk(send.chunk, send.slot, run.load.function, send.start, 1, options.fail_fast, options.timed, items)
+        self._backend.send(send.worker_id, chunk)
+
+    def _lose(self, run: Run, index: int, worker_id: int) -> None:
+        exit_code = self._lost.exit_code if self._lost is not None else None
+        error = WorkerLostError(worker_id, exit_code, index)
+        item = run.take_items(index, 1, again=True)
+        self._keep(run, Block(index, item, [None], [Failed(0, error, str(error), "lost", None)], (), worker_id))
+
+    def _finish(self, run: Run) -> None:
+        del self.runs[run.id]
+        run.finish(self._finished)

@@ -1,0 +1,244 @@
+"""The only loop that waits: messages in, the dispatcher's and the shutdown's answers out. Runs in the caller."""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections import deque
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from poolinject._scheduling.dispatcher import Dispatcher
+from poolinject._scheduling.shutdown import Shutdown
+from poolinject._transport.messages import FromWorker, Load, Ready, Results, Stopped, Warm
+from poolinject.backends.base import Gone, WorkerInfo
+from poolinject.errors import PoolClosedError, WorkerLostError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from poolinject._scheduling.reports import CleanupReport, RunReport
+    from poolinject._scheduling.runs import Run
+    from poolinject._scheduling.shutdown import Mode
+    from poolinject.backends.base import Backend, State
+
+POLL_SECONDS = 1.0  # the longest that the driver waits without looking round
+FAILED_STARTS = 3  # workers in a row that end before they are ready, until the pool gives up
+
+
+class Driver:
+    """Owns the workers of one pool. Other threads ``post`` to it; its own thread does the rest.
+
+    Where items run in the caller (``inline``) there is no thread: whoever waits calls ``step``.
+    """
+
+    def __init__(self, backend: Backend, workers: int, warm: Sequence[Load], cleanup_timeout: float, name: str) -> None:
+        self.backend, self.name, self.workers = backend, name, workers
+        self.dispatcher = Dispatcher(backend, workers, self._note_report)
+        self.newest_report: RunReport | None = None
+        self.cleanup_report: CleanupReport | None = None
+        self.failure: BaseException | None = None  # why the pool cannot go on
+        self.starting = set(range(workers))
+        self.ended: set[int] = set()
+        self.started, self.over = threading.Event(), threading.Event()
+        self.stepping = False
+        self.inline = backend.capabilities.runs_in_caller
+        self._warm, self._to_warm = tuple(warm), set(range(workers)) if warm else set()
+        self._cleanup_timeout = cleanup_timeout
+        self._inbox: deque[Callable[[], None]] = deque()
+        self._shutdown: Shutdown | None = None
+        self._failed_starts = 0
+        self._step_lock = threading.RLock()
+        self._thread = threading.Thread(target=self._serve, name=f"{name} driver", daemon=True)
+        if not self.inline:
+            self._thread.start()
+
+    def post(self, call: Callable[[], None]) -> None:
+        """Have the driver call something on its own thread; a signal handler may do this."""
+        self._inbox.append(call)
+        self.backend.wake()
+
+    def open(self, run: Run) -> None:
+        """Begin a run; one that comes too late ends at once."""
+        self.post(lambda: self._open(run))
+
+    def cancel(self, run: Run) -> None:
+        """Start no further item of a run."""
+        run.stop_input()
+        self.post(lambda: self.dispatcher.cancel(run))
+
+    def notify(self) -> None:
+        """Have the driver look at the inputs."""
+        self.backend.wake()
+
+    def shut_down(self, mode: Mode, timeout: float | None) -> None:
+        """Begin shutdown; ``over`` tells when it has ended, ``cleanup_report`` how."""
+        self.post(lambda: self._begin_shutdown(mode, timeout))
+
+    @property
+    def alive(self) -> bool:
+        """Whether outcomes can still come."""
+        return not self.over.is_set() and (self.inline or self._thread.is_alive())
+
+    @property
+    def is_current_thread(self) -> bool:
+        """Whether the calling code would wait for itself."""
+        return threading.current_thread() is self._thread
+
+    def wait_over(self, timeout: float | None) -> None:
+        """Wait for the end of a shutdown that has begun."""
+        deadline = math.inf if timeout is None else time.monotonic() + timeout
+        while self.alive and time.monotonic() < deadline:
+            if self.inline:
+                self.step(0)
+            else:
+                self.over.wait(min(POLL_SECONDS, deadline - time.monotonic()))
+        if not self.inline:
+            self._thread.join(POLL_SECONDS)
+
+    def wait_started(self) -> None:
+        """Wait until every worker is ready, or cannot be."""
+        while not self.started.is_set() and self.alive:
+            if self.inline:
+                self.step(0)
+            else:
+                self.started.wait(POLL_SECONDS)
+
+    def describe_workers(self) -> list[WorkerInfo]:
+        """Tell of each worker what it is and does."""
+        return [
+            WorkerInfo(
+                worker_id=worker_id,
+                pid=self.backend.pid(worker_id),
+                generation=self.backend.generation(worker_id),
+                state=self._state(worker_id),
+                items_done=self.dispatcher.items_done[worker_id],
+            )
+            for worker_id in range(self.workers)
+        ]
+
+    def _state(self, worker_id: int) -> State:
+        if self.cleanup_report is not None:
+            return "lost" if self.cleanup_report.workers[worker_id].status == "lost" else "stopped"
+        if worker_id in self.ended:
+            return "lost"
+        if worker_id in self.starting:
+            return "starting"
+        return "busy" if self.dispatcher.is_busy(worker_id) else "idle"
+
+    def _serve(self) -> None:
+        try:
+            while not self.over.is_set():
+                self.step(POLL_SECONDS)
+        except BaseException as error:  # noqa: BLE001 - nobody may wait for a driver that is gone
+            self.failure = error
+            self.dispatcher.drop_all(error)
+            for worker_id in range(self.workers):
+                self.backend.end(worker_id, "kill")
+            self._finish()
+
+    def step(self, timeout: float) -> None:
+        """Do what is there to do, waiting at most *timeout* seconds for something."""
+        with self._step_lock, self._mark_stepping():
+            if self.over.is_set():
+                return
+            while self._inbox:
+                self._inbox.popleft()()
+            self.dispatcher.look_at_inputs()
+            if self._shutdown is not None:
+                timeout = self._shutdown.advance(timeout)
+                if self._shutdown.over:
+                    self._finish()
+                    return
+            for worker_id, message in self.backend.receive(0 if self._inbox else timeout):
+                self._follow(worker_id, message)
+
+    @contextmanager
+    def _mark_stepping(self) -> Iterator[None]:
+        before, self.stepping = self.stepping, True
+        try:
+            yield
+        finally:
+            self.stepping = before
+
+    def _follow(self, worker_id: int, message: FromWorker | Gone) -> None:
+        match message:
+            case Results():
+                self.dispatcher.results(worker_id, message)
+            case Ready(error):
+                self._on_ready(worker_id, error)
+            case Stopped() if self._shutdown is not None:
+                self._shutdown.stopped(worker_id, message)
+            case Gone():
+                self._on_gone(worker_id, message)
+
+    def _on_ready(self, worker_id: int, error: BaseException | None) -> None:
+        if error is not None:
+            self._fail(error)
+        elif worker_id in self._to_warm:
+            self._to_warm.discard(worker_id)
+            for load in self._warm:
+                self.dispatcher.load(worker_id, load)
+            self.backend.send(worker_id, Warm(tuple(load.function for load in self._warm)))
+            return
+        else:
+            self._failed_starts = 0
+            self.dispatcher.ready(worker_id)
+        self.starting.discard(worker_id)
+        if not self.starting:
+            self.started.set()
+
+    def _on_gone(self, worker_id: int, message: Gone) -> None:
+        self.ended.add(worker_id)
+        self.dispatcher.gone(worker_id, message.exit_code, message.started)
+        if self._shutdown is not None:
+            self._shutdown.gone(worker_id)
+            return
+        self._failed_starts += worker_id in self.starting
+        if self._failed_starts >= FAILED_STARTS:
+            self._fail(WorkerLostError(worker_id, message.exit_code))
+            return
+        self.starting.add(worker_id)
+        if self._warm:
+            self._to_warm.add(worker_id)
+        try:
+            self.backend.replace(worker_id)
+        except Exception as error:  # noqa: BLE001 - whatever the machine has run out of
+            self._fail(error)
+        else:
+            self.ended.discard(worker_id)
+
+    def _fail(self, error: BaseException) -> None:
+        """End the pool, since its workers cannot start."""
+        self.failure = self.failure or error
+        self.dispatcher.end_all(error)
+        self._begin_shutdown("cancel", None)
+        self.started.set()
+
+    def _open(self, run: Run) -> None:
+        self.dispatcher.open(run)
+        if self._shutdown is not None:
+            run.error = run.error or self.failure or PoolClosedError(self.name)
+            self.dispatcher.cancel(run)
+
+    def _begin_shutdown(self, mode: Mode, timeout: float | None) -> None:
+        if self._shutdown is None:
+            self._shutdown = Shutdown(self.dispatcher, self.backend, self.name, self._cleanup_timeout)
+            for worker_id in self.ended:
+                self._shutdown.gone(worker_id)
+        self._shutdown.ask(mode, timeout)
+
+    def _note_report(self, report: RunReport) -> None:
+        self.newest_report = report
+
+    def _finish(self) -> None:
+        self.dispatcher.drop_all(self.failure or PoolClosedError(self.name))
+        if self._shutdown is not None:
+            self.cleanup_report = self._shutdown.report()
+        self.backend.close()
+        self.started.set()
+        self.over.set()
+        while self._inbox:  # runs that came in between
+            self._inbox.popleft()()
+        self.dispatcher.drop_all(self.failure or PoolClosedError(self.name))

@@ -1,0 +1,96 @@
+"""The functions of a pool: planned, packed and numbered, so that each reaches a worker once. Runs in the caller."""
+
+from __future__ import annotations
+
+import threading
+import warnings
+from typing import TYPE_CHECKING
+
+from poolinject._injection.planner import Planner
+from poolinject._injection.registry import Registry, identity
+from poolinject._injection.signature import without_partial
+from poolinject._transport.functions import pack_function
+from poolinject._transport.messages import Load
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable, Mapping
+
+    from poolinject._injection.plan import Call, Plan
+    from poolinject.markers import Lifetime, Provider
+
+
+class Functions:
+    """Plans by function, numbers by what the plan packs to.
+
+    A function is packed for every run: what it refers to by value may have changed since the last one. Where nothing
+    has, the pack is the same and so is the number. Plans are kept, but not those of ``__main__``, where running a
+    notebook cell again may change what an annotation means.
+    """
+
+    def __init__(
+        self, lifetimes: Mapping[Provider, Lifetime], overrides: Mapping[Provider, Provider], *, by_reference: bool
+    ) -> None:
+        self._overrides, self._by_reference = overrides, by_reference
+        self._planner = Planner(Registry(), lifetimes, overrides)
+        self._seen: dict[Provider, Provider] = {}
+        self._plans: dict[Hashable, Plan] = {}
+        self._numbers: dict[Hashable, int] = {}
+        self._warned: set[Hashable] = set()
+        self._lock = threading.Lock()
+
+    def plan(self, function: Provider, call: Call) -> Plan:
+        """Plan a function, or give the plan that was made before.
+
+        Raises:
+            PlanError: If anything is declared wrongly.
+        """
+        with self._lock:
+            if self._seen != self._overrides:
+                self._plans.clear()
+                self._seen = dict(self._overrides)
+            key = (call, identity(function))
+            plan = self._plans.get(key)
+            if plan is None:
+                plan = self._planner.plan_get(function) if call == "get" else self._planner.plan(function, call)
+                if getattr(without_partial(function), "__module__", "__main__") != "__main__":
+                    self._plans[key] = plan
+            self._warn_of_unmatched()
+            return plan
+
+    def load(self, plan: Plan) -> Load:
+        """Pack a plan for the workers.
+
+        Raises:
+            TransportError: If something in it cannot be pickled; it names the thing.
+        """
+        if self._by_reference:
+            return Load(self._number(_ById(plan)), plan.name, plan=plan)
+        blob = pack_function(plan.function, plan)
+        return Load(self._number(blob.digest), plan.name, blob=blob.data)
+
+    def _number(self, key: Hashable) -> int:
+        with self._lock:
+            return self._numbers.setdefault(key, len(self._numbers))
+
+    def _warn_of_unmatched(self) -> None:
+        for provider in self._planner.unmatched():
+            if identity(provider) not in self._warned:
+                self._warned.add(identity(provider))
+                name = getattr(provider, "__qualname__", repr(provider))
+                message = f"the override of {name} matches nothing: no function of this pool depends on it so far"
+                warnings.warn(message, UserWarning, stacklevel=6)
+
+
+class _ById:
+    """A plan by what it is, not by what it says."""
+
+    __slots__ = ("plan",)
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+
+    def __hash__(self) -> int:
+        return id(self.plan)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _ById) and other.plan is self.plan

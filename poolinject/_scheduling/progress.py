@@ -1,0 +1,69 @@
+"""A tqdm bar for a run. Runs in the caller; a bar that fails is dropped, not the run."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sized
+from typing import Any, TypeAlias
+
+Progress: TypeAlias = bool | str | Mapping[str, Any] | type[Any] | None
+
+
+class Bar:
+    """Counts finished items, failures and retries beside the rate."""
+
+    def __init__(self, progress: Progress, items: object) -> None:
+        self._bar = _make(progress, len(items) if isinstance(items, Sized) else None)
+        self._failed = self._retries = 0
+
+    def update(self, finished: int, failed: int = 0, retries: int = 0) -> None:
+        """Move the bar."""
+        if self._bar is None:
+            return
+        try:
+            if failed or retries:
+                self._failed += failed
+                self._retries += retries
+                counts = {"failed": self._failed, "retries": self._retries}
+                self._bar.set_postfix({name: count for name, count in counts.items() if count}, refresh=False)
+            self._bar.update(finished)
+        except Exception as error:  # noqa: BLE001 - whatever a terminal or a user's class raises
+            self._bar = None
+            warnings.warn(f"the progress bar failed and is gone: {error!r}", RuntimeWarning, stacklevel=2)
+
+    def close(self) -> None:
+        """Draw the last state and let go of the line."""
+        bar, self._bar = self._bar, None
+        if bar is not None:
+            try:
+                bar.close()
+            except Exception as error:  # noqa: BLE001 - as above
+                warnings.warn(f"the progress bar failed to close: {error!r}", RuntimeWarning, stacklevel=2)
+
+
+def check_progress(progress: Progress) -> None:
+    """Refuse what is no progress option.
+
+    Raises:
+        TypeError: If it is neither a bool, a text, a mapping of tqdm's options nor a tqdm class.
+    """
+    if not (progress is None or isinstance(progress, (bool, str, Mapping, type))):
+        message = f"progress must be a bool, a text, a dict of tqdm options or a tqdm class, not {progress!r}"
+        raise TypeError(message)
+
+
+def _make(progress: Progress, total: int | None) -> Any:
+    if progress is None or progress is False:
+        return None
+    if isinstance(progress, type):
+        return progress(total=total)
+    options: dict[str, Any] = {"total": total, "unit": "item"}
+    if isinstance(progress, str):
+        options["desc"] = progress
+    elif isinstance(progress, Mapping):
+        options |= progress
+    from tqdm.auto import tqdm  # noqa: PLC0415 - it looks for a notebook when it is imported
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # without ipywidgets it draws text, which is fine
+        return tqdm(**options)

@@ -1,0 +1,248 @@
+"""A run in the caller: input read on one side, outcomes taken on the other, the driver in between."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from poolinject._scheduling.reports import RunReport
+from poolinject._transport.messages import Failure
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from poolinject._scheduling.backpressure import Backpressure
+    from poolinject._scheduling.chunking import Chunking
+    from poolinject._scheduling.progress import Bar
+    from poolinject._transport.messages import Failed, Load
+
+WAIT_SECONDS = 1.0  # after so long each wait looks whether the driver is still there
+
+
+@dataclass(slots=True)
+class Block:
+    """Outcomes of consecutive items."""
+
+    start: int
+    items: Sequence[Any]
+    values: Sequence[Any]
+    failures: Sequence[Failed]
+    each: Sequence[float]
+    worker_id: int | None
+
+    def failure(self, position: int) -> Failure:
+        """Make the record of one of its failures."""
+        failed = self.failures[position]
+        return Failure(
+            index=self.start + failed.offset,
+            item=self.items[failed.offset],
+            error=failed.error,
+            traceback=failed.traceback,
+            phase=failed.phase,
+            provider=failed.provider,
+            attempts=1,
+            worker_id=self.worker_id,
+        )
+
+
+@dataclass(slots=True)
+class Counts:
+    """What a report counts."""
+
+    succeeded: int = 0
+    failed: int = 0
+    retries: int = 0
+    lost_workers: int = 0
+    sampled: dict[str, tuple[int, float]] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class RunOptions:
+    """How a run is to be done."""
+
+    ordered: bool = True
+    fail_fast: bool = True
+    eager: bool = False  # outcomes go to the caller together at the end, so none is held back for it
+    timed: bool = False
+    widens: bool = True  # the in-flight limit grows with the chunks
+    pinned: Sequence[int] | None = None
+
+
+class Run:
+    """One call of a run method.
+
+    The feeder calls ``read`` on one thread, the driver ``take_items``, ``emit`` and ``finish`` on another, the
+    consumer ``take`` and ``release`` on a third.
+    """
+
+    def __init__(
+        self, number: int, load: Load, options: RunOptions, chunking: Chunking, pressure: Backpressure, bar: Bar
+    ) -> None:
+        self.id, self.load, self.options = number, load, options
+        self.chunking, self.pressure, self.bar = chunking, pressure, bar
+        self.counts = Counts()
+        self.error: BaseException | None = None  # what ends the run, raised after the outcomes before it
+        self.failure: Failure | None = None  # the first one, where it ends the run
+        self.finished = False
+        self.stop_reading = self.input_was_cut = False
+        self.input_ended = self.end_announced = False
+        self.announced = 0  # items that the scheduler knows of
+        self.hungry = True  # the driver wants to hear of the next item
+        self.blocks: dict[int, Block] = {}
+        self._left: dict[int, Any] = {}  # items that came back from workers, by index
+        self.on_block: Callable[[Block], None] | None = None
+        self.on_finish: Callable[[], None] | None = None
+        self._buffer: deque[Any] = deque()
+        self._outbox: deque[Block] = deque()
+        self._changed = threading.Condition()
+        self._waits_for_room = False
+        self._began = time.perf_counter()
+
+    # the feeder's side
+
+    def read(self, source: Iterator[Any], notify: Callable[[], None], *, most: int | None = None) -> bool:
+        """Read what there is room for; give whether there may be more. *most* bounds one call, which never waits."""
+        room = self._wait_for_room() if most is None else min(most, self.pressure.room)
+        pressure, buffer = self.pressure, self._buffer
+        try:
+            while room > 0 and not self.stop_reading:
+                room -= 1
+                try:
+                    item = next(source)
+                except StopIteration:
+                    return self._end_input(notify)
+                buffer.append(item)
+                pressure.read += 1
+                if self.hungry:
+                    self.hungry = False
+                    notify()
+        except BaseException as error:  # noqa: BLE001 - the user's iterator may raise anything
+            self.error = self.error or error
+            return self._end_input(notify)
+        if self.stop_reading:
+            self.input_was_cut = True
+            return self._end_input(notify)
+        return True
+
+    def _end_input(self, notify: Callable[[], None]) -> bool:
+        self.input_ended = True
+        notify()
+        return False
+
+    def _wait_for_room(self) -> int:
+        with self._changed:
+            while self.pressure.room <= 0 and not self.stop_reading:
+                self._waits_for_room = True
+                self._changed.wait(WAIT_SECONDS)
+            self._waits_for_room = False
+            return self.pressure.room
+
+    def stop_input(self) -> None:
+        """Read no further item."""
+        with self._changed:
+            self.stop_reading = True
+            self._changed.notify_all()
+
+    @property
+    def wants_items(self) -> bool:
+        """Whether everything read so far is known to the scheduler and in a chunk."""
+        return not self._buffer and not self.input_ended
+
+    # the driver's side
+
+    def news(self) -> int:
+        """Tell how many items have come that the scheduler does not know of; ask for a note where there is none."""
+        count = self.pressure.read - self.announced
+        if count == 0:
+            self.hungry = True  # first the wish, then a second look: the feeder does it the other way round
+            count = self.pressure.read - self.announced
+        self.announced += count
+        return count
+
+    def take_items(self, start: int, count: int, *, again: bool) -> Sequence[Any]:
+        """Give the items of a chunk."""
+        if again:
+            return [self._left.pop(index) for index in range(start, start + count)]
+        take = self._buffer.popleft
+        return [take() for _ in range(count)]
+
+    def leave(self, start: int, items: Sequence[Any]) -> None:
+        """Keep items that a worker has not done, to be taken again."""
+        self._left.update(enumerate(items, start))
+
+    def sample(self, sampled: Sequence[tuple[str, int, float]]) -> None:
+        """Add what a worker measured: provider, uses, seconds."""
+        for name, uses, seconds in sampled:
+            before = self.counts.sampled.get(name, (0, 0.0))
+            self.counts.sampled[name] = (before[0] + uses, before[1] + seconds)
+
+    def emit(self, block: Block) -> None:
+        """Hand a block to the consumer."""
+        if self.on_block is not None:
+            self.on_block(block)
+            return
+        with self._changed:
+            self._outbox.append(block)
+            if self.options.eager:
+                self.pressure.released += len(block.values)
+            self._changed.notify_all()
+
+    def widen(self, limit: int) -> None:
+        """Raise the in-flight limit where it is automatic."""
+        if self.options.widens and limit > self.pressure.limit:
+            with self._changed:
+                self.pressure.limit = limit
+                self._changed.notify_all()
+
+    def finish(self, note: Callable[[RunReport], None]) -> None:
+        """No outcome will come any more; the report is noted before anybody is told."""
+        self.bar.close()
+        counts = self.counts
+        report = RunReport(
+            function=self.load.name,
+            items=self.pressure.read,
+            succeeded=counts.succeeded,
+            failed=counts.failed,
+            retries=counts.retries,
+            lost_workers=counts.lost_workers,
+            seconds=time.perf_counter() - self._began,
+            provider_seconds={name: seconds / uses for name, (uses, seconds) in counts.sampled.items()},
+        )
+        note(report)
+        with self._changed:
+            self.finished = self.stop_reading = True
+            self._buffer.clear()
+            self._left.clear()
+            self._changed.notify_all()
+        if self.on_finish is not None:
+            self.on_finish()
+
+    # the consumer's side
+
+    def take(self, timeout: float) -> Block | None:
+        """Wait for the next block; ``None`` where none has come in time or none will come."""
+        with self._changed:
+            if not self._outbox and not self.finished and timeout > 0:
+                self._changed.wait(timeout)
+            return self._outbox.popleft() if self._outbox else None
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether the consumer has taken everything."""
+        return self.finished and not self._outbox
+
+    def release(self, count: int, *, at_once: bool) -> None:
+        """Say that the caller has got so many outcomes; the feeder is woken for a batch of room, or *at_once*."""
+        pressure = self.pressure
+        pressure.released += count
+        if self._waits_for_room and (at_once or pressure.room >= pressure.limit // 4):
+            with self._changed:
+                self._changed.notify_all()
+
+    def __repr__(self) -> str:
+        state = "finished" if self.finished else "running"
+        pressure = self.pressure
+        return f"<Run {self.id} of {self.load.name} {state}, read {pressure.read}, released {pressure.released}>"

@@ -1,0 +1,153 @@
+"""What caller and worker say to each other, as frozen records, and the outcomes that users see."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, Literal, TypeAlias, TypeVar
+
+Value = TypeVar("Value")
+Phase: TypeAlias = Literal["setup", "call", "cleanup", "transport", "timeout", "lost"]
+
+
+@dataclass(frozen=True, slots=True)
+class Success(Generic[Value]):
+    """An item that went through.
+
+    Attributes:
+        index: Its place in the caller's iterable, from 0.
+        item: The item itself.
+        value: What the function returned.
+        attempts: How often it was tried, 1 for the first time.
+        worker_id: The slot of the worker that ran it.
+        seconds: How long it took in the worker, dependencies and cleanup included.
+    """
+
+    index: int
+    item: Any
+    value: Value
+    attempts: int
+    worker_id: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """An item that failed.
+
+    Attributes:
+        index: Its place in the caller's iterable, from 0.
+        item: The item itself.
+        error: The exception, of its original type.
+        traceback: The worker's traceback as text.
+        phase: What it failed in: building a dependency (``"setup"``), the function (``"call"``), the code after a
+            ``yield`` (``"cleanup"``), sending it or its result (``"transport"``), its worker ended (``"lost"``).
+        provider: The name of the provider concerned, ``None`` outside setup and cleanup.
+        attempts: How often it was tried.
+        worker_id: The slot of the worker, ``None`` where it never reached one.
+    """
+
+    index: int
+    item: Any
+    error: BaseException
+    traceback: str
+    phase: Phase
+    provider: str | None
+    attempts: int
+    worker_id: int | None
+
+
+Outcome: TypeAlias = Success[Any] | Failure
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """What a worker must know before its first item."""
+
+    worker_id: int
+    generation: int
+    pool_name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """A function, known from now on by its number: a plan where caller and worker share memory, else a blob."""
+
+    function: int
+    name: str
+    plan: Any = None
+    blob: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Warm:
+    """Build the shared dependencies of these loaded plans now; answered by ``Ready``."""
+
+    functions: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Consecutive items of one run. ``slot`` is its place in the control block of the worker."""
+
+    id: int
+    slot: int
+    function: int
+    start: int
+    attempt: int
+    stop_on_failure: bool
+    timed: bool
+    items: Sequence[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """End: close every scope, answer with ``Stopped``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """The worker has started; ``error`` says that what was to be warmed could not be built."""
+
+    error: BaseException | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The failure of the item at ``offset`` of a block."""
+
+    offset: int
+    error: BaseException
+    traceback: str
+    phase: Phase
+    provider: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Results:
+    """Outcomes of consecutive items of a chunk; ``values`` has ``None`` at the places of ``failures``.
+
+    ``seconds`` is what the block took, ``each`` what its items took where the chunk is timed. ``done`` marks the
+    last block of the chunk, which may be empty and may leave items of the chunk unstarted. ``sampled`` has provider,
+    uses and seconds of an item that was measured step by step.
+    """
+
+    chunk: int
+    start: int
+    values: Sequence[Any]
+    failures: tuple[Failed, ...]
+    seconds: float
+    each: tuple[float, ...]
+    done: bool
+    sampled: tuple[tuple[str, int, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Stopped:
+    """The scopes of the worker are closed; what their cleanups raised, by provider."""
+
+    failures: tuple[tuple[str, BaseException], ...]
+
+
+ToWorker: TypeAlias = Load | Warm | Chunk | Stop
+FromWorker: TypeAlias = Ready | Results | Stopped

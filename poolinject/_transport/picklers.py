@@ -1,0 +1,198 @@
+"""The picklers, and the choice between "by reference" and "by value". Runs in the caller and in workers.
+
+By reference means: by module and name, which a worker imports. Workers do not import the caller's main module, so
+what lives there, or in a module that no search would find, goes by value through cloudpickle.
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+import sys
+import weakref
+from collections.abc import Callable
+from types import FunctionType
+from typing import Any
+
+import cloudpickle
+
+Buffer = bytes | bytearray | memoryview
+
+PROTOCOL = 5
+
+_found = {"builtins"}  # names of modules that a search has found; grows
+_own_classes: weakref.WeakSet[type] = weakref.WeakSet()  # sent from here by value
+_adopted_classes: weakref.WeakSet[type] = weakref.WeakSet()  # received here by value
+
+
+class ForeignObjectError(Exception):
+    """Ends a pickle early: an object that is no builtin primitive, or that must not go by reference."""
+
+
+class PrimitivePickler(pickle.Pickler):
+    """Accepts builtin primitives and their containers alone; costs nothing, as C asks only for other objects."""
+
+    def reducer_override(self, _obj: object) -> Any:
+        """Raise the signal, without a text: nobody reads it."""
+        raise ForeignObjectError
+
+
+class ReferencePickler(pickle.Pickler):
+    """Plain pickle that refuses references which a worker could not follow."""
+
+    def reducer_override(self, obj: Any) -> Any:
+        """Leave *obj* to plain pickle, or refuse it."""
+        if not follows_reference(obj):
+            raise ForeignObjectError(f"{describe_type(obj)} cannot be imported by a worker")
+        return NotImplemented
+
+
+class SharingPickler(pickle.Pickler):
+    """Plain pickle for one member of a batch; classes and functions that go by value are put into a shared table.
+
+    So the items of a batch carry a class of the main module once, not once each.
+    """
+
+    def __init__(
+        self, file: io.BytesIO, shared: dict[int, tuple[int, Any]], reference: Callable[[int], object]
+    ) -> None:
+        super().__init__(file, PROTOCOL)
+        self.shared, self.reference = shared, reference
+
+    def reducer_override(self, obj: Any) -> Any:
+        """Leave *obj* to plain pickle, replace it by its place in the table, or refuse it."""
+        if isinstance(obj, (type, FunctionType)):
+            if follows_reference(obj) and "<" not in obj.__qualname__:
+                return NotImplemented
+            index, _ = self.shared.setdefault(id(obj), (len(self.shared), obj))
+            return self.reference, (index,)
+        if type(obj).__module__ == "typing" and not follows_reference(obj):
+            raise ForeignObjectError  # a type variable goes by its own module and name
+        return NotImplemented
+
+
+class ValuePickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no annotations
+    """cloudpickle, except that a class which comes home is left as it is.
+
+    cloudpickle finds the original by its tracking number, and then sets every attribute of it anew.
+    """
+
+    def reducer_override(self, obj: Any) -> Any:
+        """Let cloudpickle reduce *obj*, and put the watch on a class before its state is set."""
+        if isinstance(obj, (type, FunctionType)):
+            _mark_by_value(obj)
+        reduced = super().reducer_override(obj)
+        if isinstance(obj, type) and isinstance(reduced, tuple) and len(reduced) == 6:  # noqa: PLR2004 - with a setter
+            make, arguments, state, _, _, setter = reduced
+            if obj not in _adopted_classes:
+                _own_classes.add(obj)
+            return make, arguments, (setter, state), None, None, set_class_state
+        return reduced
+
+
+def set_class_state(cls: type, setter_and_state: tuple[Callable[[type, Any], object], Any]) -> None:
+    """Fill a class received by value, unless it was defined here."""
+    if cls in _own_classes:
+        return
+    _adopted_classes.add(cls)
+    setter, state = setter_and_state
+    setter(cls, state)
+
+
+def dumps_by_reference(obj: object) -> bytes:
+    """Pickle plainly.
+
+    Raises:
+        ForeignObjectError: If a worker could not follow one of the references.
+        BaseException: Whatever pickle or the object itself raises.
+    """
+    file = io.BytesIO()
+    ReferencePickler(file, PROTOCOL).dump(obj)
+    return file.getvalue()
+
+
+def dumps_by_value(obj: object) -> bytes:
+    """Pickle with cloudpickle; raises whatever it or the object itself raises."""
+    file = io.BytesIO()
+    ValuePickler(file, PROTOCOL).dump(obj)
+    return file.getvalue()
+
+
+def dumps(obj: object) -> bytes:
+    """Pickle plainly where a worker can follow it, else by value; raises as `dumps_by_value` does."""
+    try:
+        return dumps_by_reference(obj)
+    except KeyboardInterrupt:
+        raise
+    except BaseException:  # noqa: S110, BLE001 - the second pickler has the last word
+        pass
+    return dumps_by_value(obj)
+
+
+def follows_reference(obj: Any) -> bool:
+    """Whether a worker can import the module that *obj*, a class, function or instance, names as its own."""
+    return _names_importable(getattr(obj, "__module__", None))
+
+
+def _names_importable(module: object) -> bool:
+    return type(module) is not str or module in _found or is_importable(module)
+
+
+def is_importable(name: str) -> bool:
+    """Whether a search in a process with this one's ``sys.path`` would find the module *name* as it is here."""
+    if name in ("__main__", "__mp_main__"):
+        return False
+    try:
+        found = name not in sys.modules or _search_finds(name)
+    except Exception:  # noqa: BLE001 - user code may raise anything
+        found = True  # a finder that fails: leave it to pickle
+    if found:
+        _found.add(name)
+    return found
+
+
+def _search_finds(name: str) -> bool:
+    parent, _, _ = name.rpartition(".")
+    if parent and not is_importable(parent):
+        return False
+    spec = getattr(sys.modules[name], "__spec__", None)
+    if spec is None:
+        return bool(parent)  # made by its parent while that was imported, or made by hand
+    path = getattr(sys.modules.get(parent), "__path__", None) if parent else None
+    for finder in sys.meta_path:
+        if (again := finder.find_spec(name, path)) is not None:
+            return bool(again.origin == spec.origin)
+    return False
+
+
+def _mark_by_value(obj: Any) -> None:
+    """Tell cloudpickle, which takes every loaded module for importable, about one that is not."""
+    name = getattr(obj, "__module__", None)
+    if type(name) is str and name in sys.modules and not _names_importable(name) and name != "__main__":
+        cloudpickle.register_pickle_by_value(sys.modules[name])
+
+
+def describe_type(obj: object) -> str:
+    """Say what *obj* is by its type's full name, or its own where it is a class or function."""
+    named = obj if isinstance(obj, (type, FunctionType)) else type(obj)
+    kind = "function" if isinstance(obj, FunctionType) else "class" if isinstance(obj, type) else "object of type"
+    return f"{kind} `{full_name(named)}`"
+
+
+def full_name(named: type | FunctionType) -> str:
+    """Return module and qualified name; builtins go without their module."""
+    return named.__qualname__ if named.__module__ == "builtins" else f"{named.__module__}.{named.__qualname__}"
+
+
+def describe_error(error: BaseException) -> str:
+    """Return type and text of *error* in one line of bounded length, also where its ``__str__`` fails."""
+    return f"{type(error).__name__}: {safe_text(error)}"
+
+
+def safe_text(value: object, convert: Callable[[object], str] = str, limit: int = 2000) -> str:
+    """Return ``convert(value)`` cut to *limit* characters, or a word about its failure; never raises."""
+    try:
+        text = convert(value)
+    except BaseException as error:  # noqa: BLE001 - user code may raise anything
+        return f"<{type(value).__name__}; its {convert.__name__} failed with {type(error).__name__}>"
+    return text if len(text) <= limit else f"{text[:limit]}... ({len(text)} characters)"

@@ -1,0 +1,126 @@
+"""Messages to frames and back. What cannot be pickled becomes the failure of one item, on either side."""
+
+from __future__ import annotations
+
+import pickle
+import struct
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from poolinject._transport import codec, frames, remote_errors
+from poolinject._transport.messages import (
+    Chunk,
+    Failed,
+    FromWorker,
+    Load,
+    Ready,
+    Results,
+    Setup,
+    Stop,
+    Stopped,
+    ToWorker,
+    Warm,
+)
+
+if TYPE_CHECKING:
+    from poolinject._transport.picklers import Buffer
+
+CHUNK, RESULTS, SETUP, LOAD, WARM, STOP, READY, STOPPED = range(8)
+_CHUNK = struct.Struct("<QHQQI??")
+_RESULTS = struct.Struct("<QQd?II")
+
+
+def encode_to_worker(message: ToWorker | Setup) -> list[Buffer]:
+    """Write one frame; an item that cannot be pickled arrives as ``Unsendable``."""
+    match message:
+        case Chunk(number, slot, function, start, attempt, stop_on_failure, timed, items):
+            header = _CHUNK.pack(number, slot, function, start, attempt, stop_on_failure, timed)
+            return frames.pack(CHUNK, header, codec.encode_batch(items))
+        case Load(function, name, _, blob):
+            return frames.pack(LOAD, pickle.dumps((function, name, blob)))
+        case Warm(functions):
+            return frames.pack(WARM, pickle.dumps(functions))
+        case Setup(worker_id, generation, pool_name):
+            return frames.pack(SETUP, pickle.dumps((worker_id, generation, pool_name)))
+        case Stop():
+            return frames.pack(STOP)
+
+
+def decode_in_worker(kind: int, body: Buffer) -> ToWorker | Setup:
+    """Read one frame."""
+    if kind == CHUNK:
+        number, slot, function, start, attempt, stop_on_failure, timed = _CHUNK.unpack_from(body)
+        items = codec.decode_batch(memoryview(body)[_CHUNK.size :])
+        return Chunk(number, slot, function, start, attempt, stop_on_failure, timed, items)
+    if kind == LOAD:
+        function, name, blob = pickle.loads(body)
+        return Load(function, name, None, blob)
+    if kind == WARM:
+        return Warm(pickle.loads(body))
+    if kind == SETUP:
+        return Setup(*pickle.loads(body))
+    return Stop()
+
+
+def encode_from_worker(message: FromWorker) -> list[Buffer]:
+    """Write one frame; it never raises for what a user's object does."""
+    match message:
+        case Results():
+            return _encode_results(message)
+        case Ready(error):
+            return frames.pack(READY, b"" if error is None else remote_errors.pack_error(error))
+        case Stopped(failures):
+            packed = [(provider, remote_errors.pack_error(error)) for provider, error in failures]
+            return frames.pack(STOPPED, pickle.dumps(packed))
+
+
+def _encode_results(message: Results) -> list[Buffer]:
+    values = codec.encode_batch(message.values, "result")
+    failed = [
+        (failure.offset, remote_errors.pack_error(failure.error), failure.traceback, failure.phase, failure.provider)
+        for failure in message.failures
+    ]
+    needed = failed or message.each or message.sampled
+    rest = pickle.dumps((failed, message.each, message.sampled)) if needed else b""
+    header = _RESULTS.pack(message.chunk, message.start, message.seconds, message.done, len(values), len(rest))
+    return frames.pack(RESULTS, header, values, rest)
+
+
+def decode_from_worker(kind: int, body: Buffer) -> FromWorker:
+    """Read one frame; a result that cannot be unpickled becomes the failure of its item."""
+    if kind == RESULTS:
+        return _decode_results(memoryview(body))
+    if kind == READY:
+        return Ready(remote_errors.unpack_error(body) if body else None)
+    packed = pickle.loads(body)
+    return Stopped(tuple((provider, remote_errors.unpack_error(error)) for provider, error in packed))
+
+
+def _decode_results(body: memoryview) -> Results:
+    chunk, start, seconds, done, values_length, rest_length = _RESULTS.unpack_from(body)
+    middle = _RESULTS.size + values_length
+    values = codec.decode_batch(body[_RESULTS.size : middle], "result")
+    failures: list[Failed] = []
+    each: tuple[float, ...] = ()
+    sampled: tuple[tuple[str, int, float], ...] = ()
+    if rest_length:
+        packed, each, sampled = pickle.loads(body[middle:])
+        failures = [Failed(offset, remote_errors.unpack_error(error), *rest) for offset, error, *rest in packed]
+    return guard(Results(chunk, start, values, tuple(failures), seconds, each, done, sampled))
+
+
+def guard(results: Results) -> Results:
+    """Turn what could not be sent among the values into failures of their items."""
+    if codec.Unsendable not in set(map(type, results.values)):
+        return results
+    values: list[Any] = list(results.values)
+    known = {failure.offset for failure in results.failures}
+    extra = [
+        Failed(offset, value.error, str(value.error), "transport", None)
+        for offset, value in enumerate(values)
+        if type(value) is codec.Unsendable and offset not in known
+    ]
+    for failure in extra:
+        values[failure.offset] = None
+    failures = sorted((*results.failures, *extra), key=lambda failure: failure.offset)
+    return replace(results, values=values, failures=tuple(failures))

@@ -1,0 +1,97 @@
+"""The life of a worker process: set-up, messages until the end, every scope closed on the way out."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+from typing import TYPE_CHECKING, NoReturn
+
+from poolinject._injection.runtime import Runtime
+from poolinject._transport import wire
+from poolinject._transport.frames import FrameReader
+from poolinject._transport.messages import Chunk, FromWorker, Load, Ready, Setup, Stop, Stopped, ToWorker, Warm
+from poolinject._worker.control import received_control
+from poolinject._worker.lifecycle import Terminated
+from poolinject._worker.runner import Runner
+from poolinject.markers import WorkerContext
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+RECEIVE_SIZE = 1 << 18
+
+
+def main(connection_fd: int) -> None:
+    """Serve the caller at the other end of the socket until it says ``Stop`` or is gone."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the caller decides
+    with socket.socket(fileno=connection_fd) as connection:
+        connection.settimeout(None)
+        Worker(connection).serve()
+
+
+class Worker:
+    """One worker process."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+        self._frames = FrameReader()
+        self._runner: Runner | None = None
+
+    def serve(self) -> None:
+        """Follow the caller's messages; whatever ends that, the scopes are closed."""
+        answer = False
+        try:
+            signal.signal(signal.SIGTERM, self._on_sigterm)
+            for message in self._messages():
+                if isinstance(message, Stop):
+                    answer = True
+                    break
+                self._follow(message)
+        except (Terminated, ConnectionError):
+            pass
+        finally:
+            self._close(answer=answer)
+
+    def _on_sigterm(self, signum: int, _frame: object) -> NoReturn:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a second one ends a cleanup that hangs
+        if self._runner is not None:
+            self._runner.terminate()
+        raise Terminated(128 + signum)
+
+    def _messages(self) -> Iterator[ToWorker | Setup]:
+        data, descriptors, _, _ = socket.recv_fds(self._connection, RECEIVE_SIZE, 1)
+        self._control = received_control(descriptors[0])
+        while data:
+            for kind, body in self._frames.feed(data):
+                yield wire.decode_in_worker(kind, body)
+            data = self._connection.recv(RECEIVE_SIZE)
+
+    def _follow(self, message: ToWorker | Setup) -> None:
+        if isinstance(message, Setup):
+            worker = WorkerContext(message.worker_id, message.generation, message.pool_name)
+            self._runner = Runner(Runtime(worker), self._control, self._send)
+            self._send(Ready())
+        elif self._runner is None:
+            message_text = "a worker got work before its set-up"
+            raise AssertionError(message_text)
+        elif isinstance(message, Chunk):
+            self._runner.run(message)
+        elif isinstance(message, Load):
+            self._runner.load(message)
+        elif isinstance(message, Warm):
+            self._runner.warm(message)
+
+    def _send(self, message: FromWorker) -> None:
+        for buffer in wire.encode_from_worker(message):
+            self._connection.sendall(buffer)
+
+    def _close(self, *, answer: bool) -> None:
+        if self._runner is None:
+            return
+        failures = self._runner.runtime.close()
+        with contextlib.suppress(ConnectionError):  # the caller may be gone
+            self._send(Stopped(tuple((failure.provider, failure.error) for failure in failures)))
+        if not answer:
+            os.write(2, b"".join(f"poolinject: cleanup of {f.provider}: {f.error!r}\n".encode() for f in failures))

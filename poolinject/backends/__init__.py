@@ -1,0 +1,40 @@
+"""The backends by name; each module is imported only when it is asked for."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from poolinject.backends.base import Backend
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    BackendName = str
+
+BACKENDS: Mapping[str, tuple[str, str]] = {
+    "process": ("poolinject.backends.process", "ProcessBackend"),
+    "thread": ("poolinject.backends.thread", "ThreadBackend"),
+    "inline": ("poolinject.backends.inline", "InlineBackend"),
+}
+
+
+def make_backend(backend: str | Backend, start_method: str | None) -> Backend:
+    """Find a backend by name.
+
+    Raises:
+        ValueError: If the name is not known, or *start_method* is given to a backend that starts no process.
+    """
+    if isinstance(backend, Backend):
+        return backend
+    if backend not in BACKENDS:
+        message = f"backend {backend!r} is not one of {', '.join(map(repr, BACKENDS))}"
+        raise ValueError(message)
+    module, name = BACKENDS[backend]
+    made = getattr(import_module(module), name)
+    if backend == "process":
+        return made(start_method)  # type: ignore[no-any-return]
+    if start_method is not None:
+        message = f"start_method {start_method!r} is of use only with backend='process', not {backend!r}"
+        raise ValueError(message)
+    return made()  # type: ignore[no-any-return]

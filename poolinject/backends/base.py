@@ -1,0 +1,112 @@
+"""The interface of a backend: it starts workers and moves messages, and decides nothing."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from poolinject._transport.messages import FromWorker, ToWorker
+
+State: TypeAlias = Literal["starting", "idle", "busy", "stopped", "lost"]
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What a backend can do beyond running items.
+
+    Attributes:
+        shares_memory: Workers see the caller's objects; nothing is pickled.
+        runs_in_caller: Items run on the thread that waits for them.
+    """
+
+    shares_memory: bool
+    runs_in_caller: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerInfo:
+    """One worker, as it was when ``pool.workers`` was read.
+
+    Attributes:
+        worker_id: Its slot, 0 to workers - 1.
+        pid: Its process.
+        generation: 0 for the first worker in the slot, one more for each replacement.
+        state: What it does.
+        items_done: Items whose outcomes have come from this slot.
+    """
+
+    worker_id: int
+    pid: int
+    generation: int
+    state: State
+    items_done: int
+
+
+@dataclass(frozen=True, slots=True)
+class Gone:
+    """A worker has ended and every message that it sent has been received.
+
+    Attributes:
+        exit_code: Its exit code, negative for a signal, ``None`` where it is not known.
+        started: For each slot of its control block the number of items begun.
+    """
+
+    exit_code: int | None
+    started: dict[int, int]
+
+
+class Backend(ABC):
+    """Workers of one kind, for one pool. All methods but ``wake`` are called by one thread at a time.
+
+    Worker ids are 0 to workers - 1. Messages to one worker arrive in the order in which they were sent.
+    """
+
+    capabilities: Capabilities
+
+    @abstractmethod
+    def start(self, pool_name: str, workers: int, preload: Sequence[str]) -> int:
+        """Start the workers and give their number; each sends ``Ready``. *preload* names modules worth importing.
+
+        Raises:
+            BackendUnavailableError: If workers cannot be had here.
+        """
+
+    @abstractmethod
+    def send(self, worker_id: int, message: ToWorker) -> None:
+        """Hand a message over without waiting; one for a worker that has ended is dropped."""
+
+    @abstractmethod
+    def receive(self, timeout: float | None) -> list[tuple[int, FromWorker | Gone]]:
+        """Wait for messages, for *timeout* seconds or until ``wake``, and give what has come."""
+
+    @abstractmethod
+    def wake(self) -> None:
+        """Make ``receive`` return. Any thread may call it, and a signal handler."""
+
+    @abstractmethod
+    def take_back(self, worker_id: int, slot: int) -> None:
+        """Let no further item start of the chunk in a slot."""
+
+    @abstractmethod
+    def replace(self, worker_id: int) -> None:
+        """Start the next generation in the slot of a worker that has ended."""
+
+    @abstractmethod
+    def end(self, worker_id: int, how: Literal["terminate", "kill"]) -> None:
+        """Make a worker end that does not answer."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Release everything; workers that are still there are left to themselves."""
+
+    @abstractmethod
+    def pid(self, worker_id: int) -> int:
+        """Give the process of a worker."""
+
+    @abstractmethod
+    def generation(self, worker_id: int) -> int:
+        """Give how often the slot was taken over."""

@@ -1,0 +1,92 @@
+"""``backend="inline"``: items run on the thread that waits for their outcomes. For debugging and for tests."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from typing import TYPE_CHECKING, Literal
+
+from poolinject._injection.runtime import Runtime
+from poolinject._transport.messages import Chunk, FromWorker, Load, Ready, Stop, Stopped, ToWorker, Warm
+from poolinject._worker.control import private_control
+from poolinject._worker.runner import Runner
+from poolinject.backends.base import Backend, Capabilities, Gone
+from poolinject.backends.membership import inside
+from poolinject.markers import WorkerContext
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+class InlineBackend(Backend):
+    """One worker, however many are asked for: the caller's own thread."""
+
+    capabilities = Capabilities(shares_memory=True, runs_in_caller=True)
+
+    def start(self, pool_name: str, workers: int, preload: Sequence[str]) -> int:  # noqa: ARG002 - nothing to import
+        """Make the runner."""
+        self._inbox: deque[ToWorker] = deque()
+        self._outbox: deque[tuple[int, FromWorker | Gone]] = deque()
+        self._control = private_control()
+        self._runner = Runner(
+            Runtime(WorkerContext(0, 0, pool_name)), self._control, self._send_back, interruptible=True
+        )
+        self._send_back(Ready())
+        return 1
+
+    def _send_back(self, message: FromWorker | Gone) -> None:
+        self._outbox.append((0, message))
+
+    def send(self, worker_id: int, message: ToWorker) -> None:  # noqa: ARG002 - there is one
+        """Put the message in the queue."""
+        if isinstance(message, Chunk):
+            self._control.open_slot(message.slot, len(message.items))
+        self._inbox.append(message)
+
+    def receive(self, timeout: float | None) -> list[tuple[int, FromWorker | Gone]]:  # noqa: ARG002 - never waits
+        """Do one message's work."""
+        if self._inbox and not self._outbox:
+            self._follow(self._inbox.popleft())
+        messages = list(self._outbox)
+        self._outbox.clear()
+        return messages
+
+    def _follow(self, message: ToWorker) -> None:
+        with inside(self):
+            match message:
+                case Load():
+                    self._runner.load(message)
+                case Warm():
+                    self._runner.warm(message)
+                case Chunk():
+                    self._runner.run(message)
+                case Stop():
+                    failures = self._runner.runtime.close()
+                    self._send_back(Stopped(tuple((failure.provider, failure.error) for failure in failures)))
+                    self._send_back(Gone(0, {}))
+
+    def wake(self) -> None:
+        """Nothing waits."""
+
+    def take_back(self, worker_id: int, slot: int) -> None:  # noqa: ARG002 - there is one
+        """Lower the bound of the chunk."""
+        self._control.take_back(slot)
+
+    def replace(self, worker_id: int) -> None:
+        """Refuse: the caller's thread cannot end."""
+        raise AssertionError(worker_id)
+
+    def end(self, worker_id: int, how: Literal["terminate", "kill"]) -> None:
+        """Nothing can be ended from outside."""
+
+    def close(self) -> None:
+        """Release the control block."""
+        self._control.close()
+
+    def pid(self, worker_id: int) -> int:  # noqa: ARG002 - there is one
+        """Give this process."""
+        return os.getpid()
+
+    def generation(self, worker_id: int) -> int:  # noqa: ARG002 - there is one
+        """Give 0."""
+        return 0

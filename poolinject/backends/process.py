@@ -1,0 +1,231 @@
+"""``backend="process"``: workers are processes, each at the other end of a socket of its own."""
+
+from __future__ import annotations
+
+import os
+import selectors
+import signal
+import socket
+from collections import deque
+from typing import TYPE_CHECKING, Literal
+
+from poolinject._transport import wire
+from poolinject._transport.frames import FrameReader
+from poolinject._transport.messages import Chunk, FromWorker, Setup, ToWorker
+from poolinject._worker.control import SLOTS, shared_control
+from poolinject.backends._launch import available_start_methods, launch
+from poolinject.backends._private_files import close_private, private_socketpair
+from poolinject.backends.base import Backend, Capabilities, Gone
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from poolinject._transport.picklers import Buffer
+
+RECEIVE_SIZE = 1 << 18
+MOST_BUFFERS = 64  # in one system call
+READ, WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
+
+
+class Peer:
+    """The caller's side of one worker process."""
+
+    def __init__(self, setup: Setup, start_method: str, preload: Sequence[str]) -> None:
+        self.setup = setup
+        self.control, control_fd = shared_control()
+        self.connection, theirs = private_socketpair()
+        try:
+            socket.send_fds(self.connection, [b"".join(wire.encode_to_worker(setup))], [control_fd])
+            self.process = launch(start_method, theirs, preload)
+        except BaseException:
+            close_private(self.connection)
+            self.control.close()
+            raise
+        finally:
+            close_private(theirs)
+            os.close(control_fd)
+        self.connection.settimeout(0)
+        self.frames = FrameReader()
+        self.out: deque[Buffer] = deque()
+        self.at_end = False  # of the worker's messages
+
+    def queue(self, buffers: list[Buffer]) -> None:
+        """Add to what is to be written."""
+        self.out.extend(buffers)
+
+    def write(self) -> None:
+        """Write as much as the socket takes now."""
+        while self.out:
+            batch = [self.out[position] for position in range(min(len(self.out), MOST_BUFFERS))]
+            try:
+                written = self.connection.sendmsg(batch)
+            except BlockingIOError:
+                return
+            except OSError:  # the worker has ended; its sentinel says so, too
+                self.out.clear()
+                return
+            while written:
+                first = self.out.popleft()
+                if written < len(first):
+                    self.out.appendleft(memoryview(first)[written:])
+                    break
+                written -= len(first)
+
+    def read(self, *, everything: bool = False) -> Iterator[FromWorker]:
+        """Take what has come: about one buffer full, or everything that a worker which has ended had written."""
+        while not self.at_end:
+            try:
+                data = self.connection.recv(RECEIVE_SIZE)
+            except BlockingIOError:
+                return
+            except OSError:
+                data = b""
+            self.at_end = not data
+            for kind, body in self.frames.feed(data):
+                yield wire.decode_from_worker(kind, body)
+            if not everything:
+                return
+
+    def close(self) -> None:
+        """Close the files of a worker."""
+        close_private(self.connection)
+        self.control.close()
+        self.process.close()
+
+
+class ProcessBackend(Backend):
+    """Worker processes and one selector for all of them."""
+
+    capabilities = Capabilities(shares_memory=False)
+
+    def __init__(self, start_method: str | None = None) -> None:
+        methods = available_start_methods()
+        if start_method is not None and start_method not in methods:
+            message = f"start_method {start_method!r} is not one of {', '.join(map(repr, methods))}"
+            raise ValueError(message)
+        self.start_method = start_method or methods[0]
+        self._selector: selectors.BaseSelector | None = None
+        self._peers: list[Peer] = []
+        self._preload: tuple[str, ...] = ()
+
+    def start(self, pool_name: str, workers: int, preload: Sequence[str]) -> int:
+        """Start the processes; none of them imports the caller's main module."""
+        self._selector = selectors.DefaultSelector()
+        self._preload = tuple(preload)
+        self._woken, self._waker = private_socketpair()
+        self._woken.settimeout(0)
+        self._waker.settimeout(0)
+        self._selector.register(self._woken, READ, None)
+        try:
+            for worker_id in range(workers):
+                peer = Peer(Setup(worker_id, 0, pool_name), self.start_method, self._preload)
+                self._peers.append(peer)
+                self._watch(worker_id, peer)
+        except BaseException:
+            for worker_id in range(len(self._peers)):
+                self.end(worker_id, "kill")
+            self.close()
+            raise
+        return workers
+
+    def _watch(self, worker_id: int, peer: Peer) -> None:
+        assert self._selector is not None  # noqa: S101 - start() has made it
+        self._selector.register(peer.connection, READ, (worker_id, "connection"))
+        self._selector.register(peer.process.sentinel, READ, (worker_id, "sentinel"))
+
+    def send(self, worker_id: int, message: ToWorker) -> None:
+        """Encode, and write what the socket takes; the rest goes out while ``receive`` waits."""
+        peer = self._peers[worker_id]
+        if isinstance(message, Chunk):
+            peer.control.open_slot(message.slot, len(message.items))
+        peer.queue(wire.encode_to_worker(message))
+        peer.write()
+        self._want_write(worker_id, peer)
+
+    def _want_write(self, worker_id: int, peer: Peer) -> None:
+        if self._selector is None or peer.at_end:
+            return
+        key = self._selector.get_map().get(peer.connection)
+        events = READ | WRITE if peer.out else READ
+        if key is not None and key.events != events:
+            self._selector.modify(peer.connection, events, (worker_id, "connection"))
+
+    def receive(self, timeout: float | None) -> list[tuple[int, FromWorker | Gone]]:
+        """Wait for sockets and sentinels alike, so that a worker's end is seen at once."""
+        messages: list[tuple[int, FromWorker | Gone]] = []
+        if self._selector is None:
+            return messages
+        for key, events in self._selector.select(timeout):
+            if key.data is None:
+                self._empty_waker()
+                continue
+            worker_id, what = key.data
+            peer = self._peers[worker_id]
+            if what == "sentinel":
+                messages.extend((worker_id, message) for message in self._bury(peer))
+                continue
+            if events & WRITE:
+                peer.write()
+                self._want_write(worker_id, peer)
+            if events & READ:
+                messages.extend((worker_id, message) for message in peer.read())
+                if peer.at_end:
+                    self._selector.unregister(peer.connection)
+        return messages
+
+    def _bury(self, peer: Peer) -> Iterator[FromWorker | Gone]:
+        yield from peer.read(everything=True)
+        started = {slot: peer.control.started(slot) for slot in range(SLOTS)}
+        assert self._selector is not None  # noqa: S101 - receive() has looked
+        for file in (peer.connection, peer.process.sentinel):
+            if file in self._selector.get_map():
+                self._selector.unregister(file)
+        yield Gone(peer.process.poll(), started)
+
+    def _empty_waker(self) -> None:
+        try:
+            while len(self._woken.recv(4096)) == 4096:  # noqa: PLR2004 - the size just asked for
+                pass
+        except BlockingIOError:
+            pass
+
+    def wake(self) -> None:
+        """Write a byte that the selector sees."""
+        try:
+            self._waker.send(b"\0")
+        except OSError:  # full: it is awake; closed: nobody waits
+            return
+
+    def take_back(self, worker_id: int, slot: int) -> None:
+        """Lower the bound of the chunk."""
+        self._peers[worker_id].control.take_back(slot)
+
+    def replace(self, worker_id: int) -> None:
+        """Start a process with the set-up of the one that has ended."""
+        old = self._peers[worker_id]
+        setup = Setup(worker_id, old.setup.generation + 1, old.setup.pool_name)
+        old.close()
+        self._peers[worker_id] = peer = Peer(setup, self.start_method, self._preload)
+        self._watch(worker_id, peer)
+
+    def end(self, worker_id: int, how: Literal["terminate", "kill"]) -> None:
+        """Send SIGTERM or SIGKILL."""
+        self._peers[worker_id].process.kill(signal.SIGTERM if how == "terminate" else signal.SIGKILL)
+
+    def close(self) -> None:
+        """Close every file."""
+        if self._selector is None:
+            return
+        self._selector.close()
+        self._selector = None
+        for peer in self._peers:
+            peer.close()
+        close_private(self._woken, self._waker)
+
+    def pid(self, worker_id: int) -> int:
+        """Give the process of a worker."""
+        return self._peers[worker_id].process.pid
+
+    def generation(self, worker_id: int) -> int:
+        """Give how often the slot was taken over."""
+        return self._peers[worker_id].setup.generation

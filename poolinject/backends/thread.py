@@ -1,0 +1,127 @@
+"""``backend="thread"``: workers are threads of the caller; a ``pool`` dependency is shared by all of them."""
+
+from __future__ import annotations
+
+import os
+import queue
+import threading
+from typing import TYPE_CHECKING, Literal
+
+from poolinject._injection.event_loop import LoopThread
+from poolinject._injection.runtime import Runtime
+from poolinject._injection.scopes import SharedScope
+from poolinject._transport.messages import Chunk, FromWorker, Load, Ready, Stop, Stopped, ToWorker, Warm
+from poolinject._worker.control import private_control
+from poolinject._worker.runner import Runner
+from poolinject.backends.base import Backend, Capabilities, Gone
+from poolinject.backends.membership import inside
+from poolinject.markers import WorkerContext
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+JOIN_SECONDS = 5.0  # for a thread that has said that it is done
+
+
+class ThreadBackend(Backend):
+    """Worker threads, one event loop and one pool scope for all of them."""
+
+    capabilities = Capabilities(shares_memory=True)
+
+    def start(self, pool_name: str, workers: int, preload: Sequence[str]) -> int:  # noqa: ARG002 - imported already
+        """Start the threads."""
+        self._outbox: queue.SimpleQueue[tuple[int, FromWorker | Gone] | None] = queue.SimpleQueue()
+        self._loop = LoopThread(pool_name)
+        self._pool_scope = SharedScope("pool", self._loop.host(), WorkerContext(0, 0, pool_name))
+        self._running, self._lock = workers, threading.Lock()
+        self._inboxes: list[queue.SimpleQueue[ToWorker]] = [queue.SimpleQueue() for _ in range(workers)]
+        self._controls = [private_control() for _ in range(workers)]
+        self._threads = [
+            threading.Thread(
+                target=self._serve, args=(WorkerContext(worker_id, 0, pool_name),), daemon=True,
+                name=f"{pool_name} worker {worker_id}",
+            )
+            for worker_id in range(workers)
+        ]  # fmt: skip
+        for thread in self._threads:
+            thread.start()
+        return workers
+
+    def _serve(self, worker: WorkerContext) -> None:
+        worker_id = worker.worker_id
+
+        def send_back(message: FromWorker | Gone) -> None:
+            self._outbox.put((worker_id, message))
+
+        with inside(self):
+            runner = Runner(Runtime(worker, self._loop, self._pool_scope), self._controls[worker_id], send_back)
+            send_back(Ready())
+            while True:
+                match self._inboxes[worker_id].get():
+                    case Load() as message:
+                        runner.load(message)
+                    case Warm() as message:
+                        runner.warm(message)
+                    case Chunk() as message:
+                        runner.run(message)
+                    case Stop():
+                        break
+            send_back(self._stop(runner))
+            send_back(Gone(0, {}))
+
+    def _stop(self, runner: Runner) -> Stopped:
+        failures = runner.runtime.close()
+        with self._lock:
+            self._running -= 1
+            last = self._running == 0
+        if last:  # nothing can use the pool scope any more
+            failures += self._pool_scope.close()
+            self._loop.close()
+        return Stopped(tuple((failure.provider, failure.error) for failure in failures))
+
+    def send(self, worker_id: int, message: ToWorker) -> None:
+        """Put the message in the worker's queue."""
+        if isinstance(message, Chunk):
+            self._controls[worker_id].open_slot(message.slot, len(message.items))
+        self._inboxes[worker_id].put(message)
+
+    def receive(self, timeout: float | None) -> list[tuple[int, FromWorker | Gone]]:
+        """Wait for the first message and take all that are there."""
+        messages: list[tuple[int, FromWorker | Gone]] = []
+        try:
+            first = self._outbox.get(timeout=timeout) if timeout != 0 else self._outbox.get_nowait()
+            while True:
+                if first is not None:
+                    messages.append(first)
+                first = self._outbox.get_nowait()
+        except queue.Empty:
+            return messages
+
+    def wake(self) -> None:
+        """Put an empty message in the queue."""
+        self._outbox.put(None)
+
+    def take_back(self, worker_id: int, slot: int) -> None:
+        """Lower the bound of the chunk."""
+        self._controls[worker_id].take_back(slot)
+
+    def replace(self, worker_id: int) -> None:
+        """Refuse: a worker thread ends only when it is told to."""
+        raise AssertionError(worker_id)
+
+    def end(self, worker_id: int, how: Literal["terminate", "kill"]) -> None:
+        """Nothing can end a thread from outside; it is left to itself."""
+
+    def close(self) -> None:
+        """Join the threads that have said that they are done."""
+        for thread, inbox in zip(self._threads, self._inboxes, strict=True):
+            if inbox.empty():
+                thread.join(JOIN_SECONDS if not self._running else 0.0)
+
+    def pid(self, worker_id: int) -> int:  # noqa: ARG002 - all are in this process
+        """Give this process."""
+        return os.getpid()
+
+    def generation(self, worker_id: int) -> int:  # noqa: ARG002 - threads are not replaced
+        """Give 0."""
+        return 0

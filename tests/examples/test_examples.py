@@ -1,0 +1,145 @@
+"""The example scripts, run as a user runs them: each in a process of its own, every wait bounded."""
+
+import os
+import re
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import psutil
+import pytest
+
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+BACKENDS = ["inline", "thread", "process"]
+TIMEOUT = 20.0
+
+
+def run_example(name: str, *arguments: str, text: str | None = None) -> subprocess.CompletedProcess[str]:
+    """Run an example to its end."""
+    command = [sys.executable, str(EXAMPLES / name), *arguments]
+    return subprocess.run(command, input=text, capture_output=True, text=True, timeout=TIMEOUT, check=False)
+
+
+@contextmanager
+def started_consumer(backend: str) -> Iterator[subprocess.Popen[str]]:
+    """Start the country worker on messages from standard input; killed at the end, and also when it hangs."""
+    command = [sys.executable, str(EXAMPLES / "country_worker.py"), "--backend", backend, "-"]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True, start_new_session=True) as process:
+        watchdog = threading.Timer(TIMEOUT, process.kill)
+        watchdog.start()
+        try:
+            yield process
+        finally:
+            watchdog.cancel()
+            process.kill()
+
+
+def send_message(process: subprocess.Popen[str], message: str) -> list[str]:
+    """Send one message and return what is printed until it is done."""
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdin.write(f"{message}\n")
+    process.stdin.flush()
+    printed = []
+    for line in process.stdout:
+        printed.append(line.rstrip("\n"))
+        if printed[-1] == f"done: {message}":
+            break
+    return printed
+
+
+def events_of(message: str, position: str) -> list[str]:
+    """Return the scenario's lines for one message."""
+    return [
+        f"processing message {position}",
+        f"message: {message}",
+        f"do_something for {message}",
+        "capital cleanup",
+        "mayor cleanup",
+    ]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_country_worker_cleans_up_after_each_message_before_the_next(backend: str) -> None:
+    """Every backend prints the scenario's order for each message."""
+    result = run_example("country_worker.py", "--backend", backend, "Hello", "World")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout.splitlines() == events_of("Hello", "1 of 2") + events_of("World", "2 of 2")
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_country_worker_processes_messages_as_they_arrive(backend: str) -> None:
+    """A message is done while the next one has not been sent; the end of the input ends the worker."""
+    with started_consumer(backend) as process:
+        assert send_message(process, "Hello") == [*events_of("Hello", "1"), "done: Hello"]
+        assert send_message(process, "World") == [*events_of("World", "2"), "done: World"]
+        assert process.communicate(timeout=TIMEOUT) == ("", "")
+        assert process.returncode == 0
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_sigterm_between_two_messages_leaves_nothing_open(backend: str) -> None:
+    """The first message is cleaned up, nothing of a second is made, and every process of the worker is gone."""
+    with started_consumer(backend) as process:
+        assert send_message(process, "Hello")[-3:] == ["capital cleanup", "mayor cleanup", "done: Hello"]
+        family = psutil.Process(process.pid).children(recursive=True)
+        assert bool(family) == (backend == "process")
+        os.kill(process.pid, signal.SIGTERM)
+        assert process.communicate(timeout=TIMEOUT) == ("", "")
+        assert process.returncode == -signal.SIGTERM
+        assert psutil.wait_procs(family, timeout=TIMEOUT)[1] == []
+
+
+def table_of(text: str) -> dict[str, int]:
+    """Return the whole numbers of the flights job's table by their label."""
+    return {
+        match["label"].strip(): int(match["number"].replace(",", ""))
+        for match in re.finditer(r"^(?P<label>\s*\S.*?)\s{2,}(?P<number>[\d,]+)$", text, re.MULTILINE)
+    }
+
+
+def test_flights_job_accounts_for_every_row(tmp_path: Path) -> None:
+    """Rows in are those loaded and those rejected, the database holds the loaded ones, and no shard stays behind."""
+    out = tmp_path / "flights.sqlite3"
+    result = run_example("flights_etl.py", "--workers", "2", "--limit", "5000", "--out", str(out))
+    assert result.returncode == 0, result.stderr
+    assert "5000/5000" in result.stderr
+    table = table_of(result.stdout)
+    assert table["rows in"] == 5000 == table["loaded"] + table["rejected"]
+    assert table["rejected"] == table["unknown airport"] + table["no arrival delay"]
+    with closing(sqlite3.connect(out)) as connection:
+        assert connection.execute("SELECT count(*) FROM flights").fetchone() == (table["loaded"],)
+        assert connection.execute("SELECT count(*) FROM flights WHERE airline = 'JetBlue Airways'").fetchone() > (100,)
+    assert list(tmp_path.iterdir()) == [out]
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_flights_job_gives_the_same_counts_on_every_backend(backend: str) -> None:
+    """What is loaded does not depend on where it runs."""
+    result = run_example("flights_etl.py", "--backend", backend, "--workers", "2", "--limit", "1000")
+    assert result.returncode == 0, result.stderr
+    table = table_of(result.stdout)
+    assert (table["rows in"], table["loaded"], table["rejected"]) == (1000, 956, 44)
+
+
+def test_readme_code_runs_as_it_stands(tmp_path: Path) -> None:
+    """The first code block is a complete script, also on standard input."""
+    readme = (EXAMPLES.parent / "README.md").read_text()
+    match = re.search(r"```python\n(.*?)```", readme, re.DOTALL)
+    assert match is not None
+    result = subprocess.run(
+        [sys.executable, "-"],
+        input=match[1],
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT,
+        cwd=tmp_path,
+        check=False,
+    )
+    assert (result.returncode, result.stdout) == (0, f"{sum(n * n for n in range(100))}\n"), result.stderr

@@ -1,0 +1,84 @@
+"""FastAPI is the specification: each graph gives the same events and outcomes in a pool as in a route."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+
+import pytest
+
+from poolinject import Failure, InjectedPool, Outcome, Resolver
+from tests.injection.graphs import GRAPHS
+from tests.injection.ledger import Graph, drain_events
+from tests.injection.oracle import ITEMS, Ran, ran, run_route, speaks_for
+
+each_graph = pytest.mark.parametrize("graph", [pytest.param(graph, id=graph.name) for graph in GRAPHS])
+
+
+@pytest.fixture(scope="module", params=["inline", "thread", "process"])
+def backend(request: pytest.FixtureRequest) -> str:
+    """Each of the three local backends."""
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def shared_pool(backend: str) -> Iterator[InjectedPool]:
+    """One worker for all graphs without overrides."""
+    with InjectedPool(1, backend=backend) as pool:
+        yield pool
+
+
+def pool_for(graph: Graph, shared_pool: InjectedPool, backend: str, stack: ExitStack) -> InjectedPool:
+    """Return the shared pool, or one with the overrides of *graph* that *stack* closes."""
+    if not graph.overrides:
+        return shared_pool
+    return stack.enter_context(InjectedPool(1, backend=backend, overrides=graph.overrides))
+
+
+def run_in_pool(graph: Graph, pool: InjectedPool) -> tuple[list[Outcome], list[str]]:
+    """Run *graph* over all items on the one worker of *pool* and return outcomes and ledger."""
+    outcomes = sorted(pool.outcomes(graph.function, ITEMS), key=lambda outcome: outcome.index)
+    (events,) = pool.map(drain_events, [""])
+    return outcomes, events
+
+
+def as_ran(outcome: Outcome, events: tuple[str, ...]) -> Ran:
+    """Return *outcome* in the form in which the oracle gives its own."""
+    return ran(events, error=outcome.error) if isinstance(outcome, Failure) else ran(events, value=outcome.value)
+
+
+def run_in_resolver(graph: Graph, resolver: Resolver, item: str) -> Ran:
+    """Run *graph* for one item in this process."""
+    drain_events()
+    try:
+        value = resolver.call(graph.function, item)
+    except Exception as error:  # noqa: BLE001 - compared with what the other side raises
+        return ran(drain_events(), error=error)
+    return ran(drain_events(), value=value)
+
+
+def assert_conforms(graph: Graph, runs: list[Ran]) -> None:
+    """Compare what each item came to with what *graph* declares, and with FastAPI where it can speak."""
+    assert [run.events for run in runs] == [graph.events_of(item) for item in ITEMS]
+    if speaks_for(graph):
+        assert [run.as_compared(graph) for run in runs] == [run.as_compared(graph) for run in run_route(graph)]
+    elif graph.value is not None:
+        assert [run.value for run in runs] == [graph.value_of(item) for item in ITEMS]
+
+
+@each_graph
+def test_pool_does_what_fastapi_does(graph: Graph, shared_pool: InjectedPool, backend: str) -> None:
+    """One worker writes the oracle's ledger once for each item, and gives the oracle's outcomes."""
+    drain_events()
+    with ExitStack() as stack:
+        outcomes, events = run_in_pool(graph, pool_for(graph, shared_pool, backend, stack))
+    declared = [graph.events_of(item) for item in ITEMS]
+    assert events == [event for item_events in declared for event in item_events]
+    assert_conforms(graph, [as_ran(*pair) for pair in zip(outcomes, declared, strict=True)])
+    failed_in = {outcome.phase for outcome in outcomes if isinstance(outcome, Failure)}
+    assert graph.phase is None or failed_in == {graph.phase}
+
+
+@each_graph
+def test_resolver_does_what_fastapi_does(graph: Graph) -> None:
+    """``Resolver.call`` writes the oracle's ledger and gives its outcome, item by item."""
+    with Resolver(overrides=graph.overrides) as resolver:
+        assert_conforms(graph, [run_in_resolver(graph, resolver, item) for item in ITEMS])
