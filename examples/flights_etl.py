@@ -25,6 +25,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from itertools import islice
+from operator import itemgetter
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated
@@ -40,6 +41,8 @@ TABLE = """
         destination TEXT NOT NULL, distance INTEGER NOT NULL, arrival_delay REAL NOT NULL
     )
 """
+COLUMNS = ("time_hour", "carrier", "flight", "origin", "dest", "distance", "arr_delay")
+Flight = tuple[str, ...]  # the values of COLUMNS
 INSERT = "INSERT INTO flights VALUES (?, ?, ?, ?, ?, ?, ?)"
 MEAN_DELAYS = "SELECT airline, count(*), avg(arrival_delay) FROM flights GROUP BY airline ORDER BY avg(arrival_delay)"
 
@@ -70,10 +73,12 @@ def read_names(name: str, key: str) -> dict[str, str]:
         return {row[key]: row["name"] for row in csv.DictReader(file)}
 
 
-def read_flights() -> Iterator[dict[str, str]]:
+def read_flights() -> Iterator[Flight]:
     """Yield the flights one by one as they are unzipped."""
     with zipfile.ZipFile(find_data("flights.csv.zip")) as archive, archive.open("flights.csv") as file:
-        yield from csv.DictReader(io.TextIOWrapper(file, encoding="utf-8", newline=""))
+        rows = csv.reader(io.TextIOWrapper(file, encoding="utf-8", newline=""))
+        header = next(rows)
+        yield from map(itemgetter(*map(header.index, COLUMNS)), rows)
 
 
 def get_reference() -> Reference:
@@ -112,7 +117,7 @@ def get_cursor(connection: Annotated[sqlite3.Connection, Depends(get_connection)
 
 
 def load(
-    flight: dict[str, str],
+    flight: Flight,
     reference: Annotated[Reference, Depends(get_reference)],
     cursor: Annotated[sqlite3.Cursor, Depends(get_cursor)],
 ) -> None:
@@ -121,22 +126,14 @@ def load(
     Raises:
         RejectedFlightError: If the flight did not arrive or an airport is unknown.
     """
-    if flight["arr_delay"] in {"", "NA"}:
+    departure, carrier, number, origin, destination, distance, delay = flight
+    if delay in {"", "NA"}:
         raise RejectedFlightError("no arrival delay")
-    if not {flight["origin"], flight["dest"]} <= reference.airports.keys():
+    airline, airports = reference.airlines[carrier], reference.airports
+    if origin not in airports or destination not in airports:
         raise RejectedFlightError("unknown airport")
-    cursor.execute(
-        INSERT,
-        (
-            flight["time_hour"],
-            reference.airlines[flight["carrier"]],
-            int(flight["flight"]),
-            reference.airports[flight["origin"]],
-            reference.airports[flight["dest"]],
-            int(flight["distance"]),
-            float(flight["arr_delay"]),
-        ),
-    )
+    row = (departure, airline, int(number), airports[origin], airports[destination], int(distance), float(delay))
+    cursor.execute(INSERT, row)
 
 
 @dataclass
@@ -148,7 +145,7 @@ class Tally:
     rejected: Counter[str] = field(default_factory=Counter)
     seconds: float = 0.0
 
-    def counted(self, rows: Iterable[dict[str, str]]) -> Iterator[dict[str, str]]:
+    def counted(self, rows: Iterable[Flight]) -> Iterator[Flight]:
         """Count the rows that pass."""
         for row in rows:
             self.rows_in += 1

@@ -152,7 +152,9 @@ class InjectedPool:
             BaseException: With ``on_error="raise"`` what an item raised, type kept, noted with item and worker; what
                 ``items`` raised, after what had been read has run.
         """
-        consumption, convert = self._begin(func, "map", items, chunksize, progress, on_error, RunOptions(eager=True))
+        consumption, convert = self._begin(
+            func, "map", items, RunOptions(eager=True), chunksize=chunksize, progress=progress, on_error=on_error
+        )
         return consumption.collect(convert)
 
     def starmap(
@@ -166,7 +168,9 @@ class InjectedPool:
     ) -> list[Value]:
         """Do as ``map`` does; each item is a tuple of leading arguments."""
         options = RunOptions(eager=True)
-        consumption, convert = self._begin(func, "starmap", items, chunksize, progress, on_error, options)
+        consumption, convert = self._begin(
+            func, "starmap", items, options, chunksize=chunksize, progress=progress, on_error=on_error
+        )
         return consumption.collect(convert)
 
     def imap(
@@ -183,7 +187,9 @@ class InjectedPool:
         Work begins at the call and goes on in the background within the in-flight limit. The input is read on a
         thread of its own, unless it is a short list, tuple or range. Closing or dropping the iterator cancels.
         """
-        consumption, convert = self._begin(func, "map", items, chunksize, progress, on_error, RunOptions())
+        consumption, convert = self._begin(
+            func, "map", items, RunOptions(), chunksize=chunksize, progress=progress, on_error=on_error
+        )
         return consumption.iterate(convert)
 
     def imap_unordered(
@@ -197,7 +203,9 @@ class InjectedPool:
     ) -> Iterator[Value]:
         """Do as ``imap`` does; results come as they are ready, in any order."""
         options = RunOptions(ordered=False)
-        consumption, convert = self._begin(func, "map", items, chunksize, progress, on_error, options)
+        consumption, convert = self._begin(
+            func, "map", items, options, chunksize=chunksize, progress=progress, on_error=on_error
+        )
         return consumption.iterate(convert)
 
     def outcomes(
@@ -210,7 +218,9 @@ class InjectedPool:
     ) -> Iterator[Outcome]:
         """Give a ``Success`` or ``Failure`` for each item, as they are ready; never raises for an item."""
         options = RunOptions(ordered=False, timed=True)
-        consumption, _ = self._begin(func, "map", items, chunksize, progress, "return", options)
+        consumption, _ = self._begin(
+            func, "map", items, options, chunksize=chunksize, progress=progress, on_error="return"
+        )
         return consumption.iterate(consuming.to_outcomes)
 
     def submit(self, func: Callable[..., Value], /, *args: Any) -> Future[Value]:
@@ -240,7 +250,7 @@ class InjectedPool:
         options = RunOptions(fail_fast=False, eager=True, timed=True, pinned=everyone)
         run = self._make_run(driver, load, options, 1, Bar(None, None))
         items = [None] * driver.workers
-        consumption = consuming.Consumption(self, driver, run, items, iter(items), self._cleanup_timeout)
+        consumption = self._consume(driver, run, iter(items), items)
         outcomes: list[Outcome] = consumption.collect(consuming.to_outcomes)
         return {outcome.index: outcome for outcome in outcomes}
 
@@ -310,10 +320,11 @@ class InjectedPool:
         func: Callable[..., Any],
         call: Call,
         items: Iterable[Any],
+        options: RunOptions,
+        *,
         chunksize: int | None,
         progress: Progress,
         on_error: OnError,
-        options: RunOptions,
     ) -> tuple[consuming.Consumption, consuming.Convert | None]:
         _options.run(chunksize, progress, on_error)
         source = _options.iterator(items)
@@ -322,7 +333,7 @@ class InjectedPool:
         driver = self._started()
         options.fail_fast = on_error == "raise"
         run = self._make_run(driver, load, options, chunksize, Bar(progress, items))
-        consumption = consuming.Consumption(self, driver, run, items, source, self._cleanup_timeout)
+        consumption = self._consume(driver, run, source, items)
         convert = None if on_error == "raise" else consuming.replacing(_give_back if on_error == "return" else on_error)
         return consumption, convert
 
@@ -333,13 +344,18 @@ class InjectedPool:
             raise TypeError(message)
         return self._functions.plan(func, call)
 
+    def _consume(self, driver: Driver, run: Run, source: Iterator[Any], items: object) -> consuming.Consumption:
+        settle = self._cleanup_timeout
+        return consuming.Consumption(driver, run, source, items=items, owner=self, settle_seconds=settle)
+
     def _make_run(self, driver: Driver, load: Load, options: RunOptions, chunksize: int | None, bar: Bar) -> Run:
         limit = self._max_in_flight
         options.widens = limit is None
         if limit is None:
             limit = max(16, 4 * (chunksize or 1)) * driver.workers
         chunking = Chunking(chunksize, MOST if options.widens else limit // (2 * driver.workers))
-        return Run(next(self._run_numbers), load, options, chunking, Backpressure(limit), bar)
+        number = next(self._run_numbers)
+        return Run(number, load, options, chunking=chunking, pressure=Backpressure(limit), bar=bar)
 
     def _started(self) -> Driver:
         with self._lock:

@@ -33,11 +33,15 @@ class Generated:
     name: str
     source: str
     constants: dict[str, Any]
+    stages: tuple[Stage, ...]
 
 
-def generate(plan: Plan, flavour: Flavour = "sync") -> Generated:
-    """Write the function for a plan; ``"async"`` awaits where ``"sync"`` lets a host run the coroutine."""
-    return _Writer(plan, flavour).write()
+def generate(plan: Plan, flavour: Flavour = "sync", *, measured: bool = False) -> Generated:
+    """Write the function for a plan; ``"async"`` awaits where ``"sync"`` lets a host run the coroutine.
+
+    With *measured* it calls ``mark()`` at the beginning of each stage and before it returns.
+    """
+    return _Writer(plan, flavour, measured=measured).write()
 
 
 def compile_generated(generated: Generated, names: dict[str, Any]) -> Any:
@@ -61,8 +65,8 @@ def _identifier(text: str) -> str:
 
 
 class _Writer:
-    def __init__(self, plan: Plan, flavour: Flavour) -> None:
-        self.plan, self.is_async = plan, flavour == "async"
+    def __init__(self, plan: Plan, flavour: Flavour, *, measured: bool) -> None:
+        self.plan, self.is_async, self.measured = plan, flavour == "async", measured
         self.lines: list[str] = []
         self.constants: dict[str, Any] = {}
         generating = [step for step in plan.steps if isinstance(step, Step) and "generator" in step.kind]
@@ -82,6 +86,8 @@ class _Writer:
             self.fetch(step) if isinstance(step, Fetch) else self.step(step)
         self.call()
         self.cleanups()
+        if self.measured:
+            self.emit("mark()")
         self.emit("except BaseException as error:", indent=1)
         opened = "".join(f"g{slot}, " for slot in self.generators)
         closing = f"closing_failed(error, stages[at], ({opened}), names)"
@@ -89,7 +95,8 @@ class _Writer:
         self.emit("return result", indent=1)
         self.constants["stages"] = tuple(self.stages)
         self.constants["names"] = tuple(step.name for step in self.steps.values())
-        return Generated(name, "\n".join((*begin, *self.lines)) + "\n", self.constants)
+        source = "\n".join((*begin, *self.lines)) + "\n"
+        return Generated(name, source, self.constants, tuple(self.stages))
 
     def emit(self, line: str, indent: int = 2) -> None:
         self.lines.append("    " * indent + line)
@@ -97,6 +104,8 @@ class _Writer:
     def stage(self, phase: Literal["setup", "call", "cleanup"], provider: str | None, still_open: list[int]) -> None:
         if self.stages:
             self.emit(f"at = {len(self.stages)}")
+        if self.measured:
+            self.emit("mark()")
         self.stages.append(Stage(phase, provider, tuple(self.generators[slot] for slot in still_open)))
 
     def opened(self, before: int) -> list[int]:
@@ -210,7 +219,7 @@ class _Writer:
 
 
 RESERVED = re.compile(
-    r"[vgi]\d+|item|index|attempt|at|result|error|context|worker|stages|names|run|fetch|spread|deepcopy|worker_scope|"
+    r"[vgi]\d+|item|index|attempt|at|result|error|context|worker|stages|names|run|fetch|mark|spread|deepcopy|worker_scope|"
     r"pool_scope|open_async|close_async|did_not_yield|did_not_stop|closing_failed|drive|drive_async|ItemContext|SecurityScopes|len|"
     r"BaseException|_"
 )

@@ -137,9 +137,20 @@ class Draft:
         site = Site((name_of(provider),), (), (), "item", closes_late=False)
         source, branch = self.depend(params.Depends(provider), EMPTY, site)
         return Plan(
-            name_of(provider), "get", give, "call", (), False, 0, False, (), tuple(self.steps), tuple(self.shared.values()),
-            (Argument("value", source),), branch,
-        )  # fmt: skip
+            name=name_of(provider),
+            call="get",
+            function=give,
+            kind="call",
+            leading=(),
+            by_name=False,
+            required=0,
+            variadic=False,
+            spares=(),
+            steps=tuple(self.steps),
+            shared=tuple(self.shared.values()),
+            arguments=(Argument("value", source),),
+            tree=branch,
+        )
 
     def arguments(self, parameters: list[Declared], site: Site) -> tuple[tuple[Argument, ...], tuple[Branch, ...]]:
         """Decide what fills each parameter, in signature order."""

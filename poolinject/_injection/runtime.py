@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import copy
+import time
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from fastapi.security import SecurityScopes
 
 from poolinject._injection import generators
-from poolinject._injection.codegen import compile_generated, generate
+from poolinject._injection.codegen import Generated, compile_generated, generate
 from poolinject._injection.event_loop import LocalLoop, Loop
 from poolinject._injection.scopes import CleanupFailure, SharedScope
 from poolinject.markers import ItemContext, WorkerContext
@@ -35,6 +36,29 @@ TOOLS: dict[str, Any] = {
 }
 
 
+class Measured:
+    """A compiled plan with a mark at each stage."""
+
+    call: Bound
+
+    def __init__(self, generated: Generated) -> None:
+        self.generated = generated
+        self._marks: list[float] = []
+
+    def mark(self) -> None:
+        """Note the time."""
+        self._marks.append(time.perf_counter())
+
+    def take(self) -> tuple[tuple[str, int, float], ...]:
+        """Give provider, uses and seconds of the item that has just run."""
+        marks, seconds = self._marks, dict[str, float]()
+        for stage, begin, end in zip(self.generated.stages, marks, marks[1:], strict=False):
+            if stage.provider is not None:
+                seconds[stage.provider] = seconds.get(stage.provider, 0.0) + end - begin
+        marks.clear()
+        return tuple((provider, 1, spent) for provider, spent in seconds.items())
+
+
 class Runtime:
     """The scopes and the loop of one worker. ``pool_scope`` is given where threads share it, and then not closed."""
 
@@ -55,17 +79,22 @@ class Runtime:
     def bind(self, plan: Plan) -> Bound:
         """Compile a plan against this worker's scopes."""
         self.know(plan)
-        return self.compile(plan)
+        return self._compile(generate(plan))
 
-    def compile(self, plan: Plan) -> Bound:
-        """Compile the sync function of a plan."""
+    def bind_measured(self, plan: Plan) -> Measured:
+        """Compile a variant that tells what each provider takes."""
+        measured = Measured(generate(plan, measured=True))
+        measured.call = self._compile(measured.generated, mark=measured.mark)
+        return measured
+
+    def _compile(self, generated: Generated, **names: Any) -> Bound:
         live = {
             "worker": self.worker,
             "pool_scope": self.pool_scope,
             "worker_scope": self.worker_scope,
             "run": self.host.run,
         }
-        bound: Bound = compile_generated(generate(plan), {**TOOLS, **live})
+        bound: Bound = compile_generated(generated, {**TOOLS, **live, **names})
         return bound
 
     def warm(self, plan: Plan) -> None:

@@ -7,7 +7,6 @@ TAIL_SECONDS = 0.001  # of work in a chunk near the end, where small chunks keep
 PREFETCH_SECONDS = 0.02  # a chunk that takes longer is sent only to a worker that has nothing to do
 GROWTH = 4  # how many times the size of the chunk before
 MOST = 8192  # items in one chunk
-WEIGHT = 0.5  # of the newest observation
 
 
 class Chunking:
@@ -17,6 +16,7 @@ class Chunking:
         self.fixed, self._most = fixed, max(1, min(most, MOST))
         self.seconds: float | None = None  # an item's, as seen so far
         self._size = 1 if fixed is None else fixed
+        self._seen = 0  # items of the newest observation
 
     @property
     def size(self) -> int:
@@ -28,10 +28,13 @@ class Chunking:
         if count == 0:
             return
         newest = seconds / count
-        self.seconds = newest if self.seconds is None else WEIGHT * newest + (1 - WEIGHT) * self.seconds
+        weight = count / (count + min(self._seen, count))  # a half, more where it saw more items than the one before
+        self.seconds = newest if self.seconds is None else weight * newest + (1 - weight) * self.seconds
+        self._seen = count
         if self.fixed is None:
             wanted = int(TARGET_SECONDS / max(self.seconds, 1e-9))
-            self._size = max(1, min(wanted, count * GROWTH, self._most)) if wanted > self._size else max(1, wanted)
+            grown = max(self._size, min(wanted, count * GROWTH, self._most))
+            self._size = grown if wanted > self._size else max(1, wanted)
 
     def take(self, available: int, *, ended: bool, workers: int) -> int:
         """Say how many of the items that are there go into the next chunk."""

@@ -29,7 +29,7 @@ class Consumption:
     """One run and where its input comes from, its blocks go to."""
 
     def __init__(
-        self, owner: object, driver: Driver, run: Run, items: object, source: Iterator[Any], settle_seconds: float
+        self, driver: Driver, run: Run, source: Iterator[Any], *, items: object, owner: object, settle_seconds: float
     ) -> None:
         self._owner = owner  # a pool that nothing else refers to must live as long as the iterator
         self._driver, self._run, self._source = driver, run, source

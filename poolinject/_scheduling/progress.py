@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections.abc import Mapping, Sized
 from typing import Any, TypeAlias
@@ -25,11 +26,11 @@ class Bar:
                 self._failed += failed
                 self._retries += retries
                 counts = {"failed": self._failed, "retries": self._retries}
-                self._bar.set_postfix({name: count for name, count in counts.items() if count}, refresh=False)
+                self._bar.set_postfix({name: str(count) for name, count in counts.items() if count}, refresh=False)
             self._bar.update(finished)
         except Exception as error:  # noqa: BLE001 - whatever a terminal or a user's class raises
             self._bar = None
-            warnings.warn(f"the progress bar failed and is gone: {error!r}", RuntimeWarning, stacklevel=2)
+            _warn(f"the progress bar failed and is gone: {error!r}")
 
     def close(self) -> None:
         """Draw the last state and let go of the line."""
@@ -38,7 +39,15 @@ class Bar:
             try:
                 bar.close()
             except Exception as error:  # noqa: BLE001 - as above
-                warnings.warn(f"the progress bar failed to close: {error!r}", RuntimeWarning, stacklevel=2)
+                _warn(f"the progress bar failed to close: {error!r}")
+
+
+def _warn(message: str) -> None:
+    """Warn on the driver's thread, which must go on where the user has made warnings errors."""
+    try:
+        warnings.warn(message, RuntimeWarning, stacklevel=3)
+    except RuntimeWarning as warning:
+        sys.stderr.write(f"poolinject: {warning}\n")
 
 
 def check_progress(progress: Progress) -> None:

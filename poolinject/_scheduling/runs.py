@@ -79,7 +79,7 @@ class Run:
     """
 
     def __init__(
-        self, number: int, load: Load, options: RunOptions, chunking: Chunking, pressure: Backpressure, bar: Bar
+        self, number: int, load: Load, options: RunOptions, *, chunking: Chunking, pressure: Backpressure, bar: Bar
     ) -> None:
         self.id, self.load, self.options = number, load, options
         self.chunking, self.pressure, self.bar = chunking, pressure, bar
@@ -90,12 +90,13 @@ class Run:
         self.stop_reading = self.input_was_cut = False
         self.input_ended = self.end_announced = False
         self.announced = 0  # items that the scheduler knows of
-        self.hungry = True  # the driver wants to hear of the next item
+        self._attention = True  # the driver wants to hear of the next item, or of the end
         self.blocks: dict[int, Block] = {}
         self._left: dict[int, Any] = {}  # items that came back from workers, by index
         self.on_block: Callable[[Block], None] | None = None
         self.on_finish: Callable[[], None] | None = None
-        self._buffer: deque[Any] = deque()
+        self._buffer: list[Any] = []
+        self._known = 0  # items of the buffer that have been announced
         self._outbox: deque[Block] = deque()
         self._changed = threading.Condition()
         self._waits_for_room = False
@@ -106,24 +107,25 @@ class Run:
     def read(self, source: Iterator[Any], notify: Callable[[], None], *, most: int | None = None) -> bool:
         """Read what there is room for; give whether there may be more. *most* bounds one call, which never waits."""
         room = self._wait_for_room() if most is None else min(most, self.pressure.room)
-        pressure, buffer = self.pressure, self._buffer
+        if self.stop_reading:
+            self.input_was_cut = True
+            return self._end_input(notify)
+        append, count = self._buffer.append, 0
         try:
-            while room > 0 and not self.stop_reading:
-                room -= 1
-                try:
-                    item = next(source)
-                except StopIteration:
-                    return self._end_input(notify)
-                buffer.append(item)
-                pressure.read += 1
-                if self.hungry:
-                    self.hungry = False
+            # the range comes first, so that no item beyond the room is taken
+            for count, item in zip(range(1, room + 1), source, strict=False):  # noqa: B007
+                append(item)
+                if self._attention:
+                    self._attention = False
                     notify()
+                    if self.stop_reading:
+                        break
         except BaseException as error:  # noqa: BLE001 - the user's iterator may raise anything
             self.error = self.error or error
             return self._end_input(notify)
-        if self.stop_reading:
-            self.input_was_cut = True
+        finally:
+            self.pressure.read += count
+        if count < room and not self.stop_reading:
             return self._end_input(notify)
         return True
 
@@ -143,7 +145,7 @@ class Run:
     def stop_input(self) -> None:
         """Read no further item."""
         with self._changed:
-            self.stop_reading = True
+            self.stop_reading = self._attention = True
             self._changed.notify_all()
 
     @property
@@ -155,19 +157,22 @@ class Run:
 
     def news(self) -> int:
         """Tell how many items have come that the scheduler does not know of; ask for a note where there is none."""
-        count = self.pressure.read - self.announced
-        if count == 0:
-            self.hungry = True  # first the wish, then a second look: the feeder does it the other way round
-            count = self.pressure.read - self.announced
-        self.announced += count
-        return count
+        unknown = len(self._buffer) - self._known
+        if unknown == 0:
+            self._attention = True  # first the wish, then a second look: the feeder does it the other way round
+            unknown = len(self._buffer) - self._known
+        self._known += unknown
+        self.announced += unknown
+        return unknown
 
     def take_items(self, start: int, count: int, *, again: bool) -> Sequence[Any]:
         """Give the items of a chunk."""
         if again:
             return [self._left.pop(index) for index in range(start, start + count)]
-        take = self._buffer.popleft
-        return [take() for _ in range(count)]
+        items = self._buffer[:count]
+        del self._buffer[:count]  # the feeder may append in between: both are one step for other threads
+        self._known -= count
+        return items
 
     def leave(self, start: int, items: Sequence[Any]) -> None:
         """Keep items that a worker has not done, to be taken again."""
@@ -203,7 +208,7 @@ class Run:
         counts = self.counts
         report = RunReport(
             function=self.load.name,
-            items=self.pressure.read,
+            items=self.announced,
             succeeded=counts.succeeded,
             failed=counts.failed,
             retries=counts.retries,

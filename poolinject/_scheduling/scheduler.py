@@ -225,18 +225,23 @@ class Scheduler:
         return [Finish(run.id)]
 
     def _fill(self) -> list[Action]:
-        """Send chunks while there are items and workers that want them, the least busy worker first."""
+        """Send chunks to workers that want them: the runs in turn, the least busy worker first."""
         actions: list[Action] = []
-        for _ in range(len(self._turn)):
-            self._turn.rotate(-1)
+        passed = 0  # runs in a row that had nothing to send, or nowhere to send it
+        while passed < len(self._turn):
             run = self.runs[self._turn[0]]
-            while (run.again or run.available) and (worker := self._worker_for(run)) is not None:
+            self._turn.rotate(-1)
+            worker = self._worker_for(run) if run.again or run.available else None
+            if worker is None:
+                passed += 1
+            else:
+                passed = 0
                 actions.append(self._send(run, worker))
         return actions
 
     def _worker_for(self, run: RunState) -> WorkerState | None:
         if run.pinned is not None:
-            worker = self.workers[run.pinned[run.next]]
+            worker = self.workers[run.pinned[run.again[0][0] if run.again else run.next]]
             return worker if worker.ready and worker.slots else None
         wanting = [worker for worker in self.workers if worker.ready and self._wants(worker)]
         return min(wanting, key=lambda worker: len(worker.chunks), default=None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextvars
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from poolinject._injection.generators import Failed as ItemFailed
@@ -11,7 +12,6 @@ from poolinject._transport import remote_errors
 from poolinject._transport.codec import Unsendable
 from poolinject._transport.functions import load_function
 from poolinject._transport.messages import Chunk, Failed, FromWorker, Load, Ready, Results, Warm
-from poolinject._transport.wire import guard
 from poolinject._worker.lifecycle import is_interrupt
 from poolinject.errors import TransportError
 
@@ -19,9 +19,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from poolinject._injection.plan import Plan
-    from poolinject._injection.runtime import Bound, Runtime
+    from poolinject._injection.runtime import Bound, Measured, Runtime
     from poolinject._worker.control import Control
 
+LOOK_SECONDS = 0.0001  # of work between two looks at the bound and the unsent outcomes
 FLUSH_SECONDS = 0.01  # outcomes wait no longer than this for others of their chunk
 
 
@@ -35,7 +36,9 @@ class Runner:
         self._interruptible = interruptible  # on the caller's own thread
         self._functions: dict[int, Bound] = {}
         self._plans: dict[int, Plan] = {}
+        self._measured: dict[int, Measured] = {}
         self._terminated = False
+        self._interrupt: BaseException | None = None
 
     def terminate(self) -> None:
         """Start no further item."""
@@ -47,6 +50,8 @@ class Runner:
             plan = message.plan if message.blob is None else load_function(message.blob, message.name)[1]
             self._functions[message.function] = self.runtime.bind(plan)
             self._plans[message.function] = plan
+            if plan.steps:
+                self._measured[message.function] = self.runtime.bind_measured(plan)
         except Exception as error:  # noqa: BLE001 - whatever a user's module raises when it is imported
             self._functions[message.function] = _failing(error, message.name)
 
@@ -63,38 +68,54 @@ class Runner:
             self._send(Ready())
 
     def run(self, chunk: Chunk) -> None:
-        """Run the items of a chunk up to its bound and send their outcomes."""
-        call, words = self._functions[chunk.function], self._words
-        bound_word = 2 * chunk.slot
-        started_word = bound_word + 1
-        copy_context, clock = contextvars.copy_context, time.perf_counter
-        block = Block(chunk, 0, clock())
-        offset = 0
-        for item in chunk.items:
-            if words[bound_word] <= offset or self._terminated:
-                break
-            words[started_word] = offset + 1
-            if type(item) is Unsendable:
-                outcome: Any = ItemFailed(item.error, "transport", None)
-            else:
-                outcome = copy_context().run(call, item, chunk.start + offset, chunk.attempt)
-            offset += 1
-            if type(outcome) is ItemFailed:
-                block.fail(outcome)
-                if self._interruptible and is_interrupt(outcome.error):
-                    self._send(block.results(clock(), done=True))
-                    raise outcome.error
-                if chunk.stop_on_failure:
+        """Run the items of a chunk up to its bound and send their outcomes.
+
+        The clock is read after each item, the bound only when ``LOOK_SECONDS`` have passed: before each item that
+        follows a slow one, now and then among fast ones.
+        """
+        clock, copy_context, words = time.perf_counter, contextvars.copy_context, self._words
+        call, plain, measured = self._calls(chunk)
+        slot, start, attempt, timed = chunk.slot, chunk.start, chunk.attempt, chunk.timed
+        now = clock()
+        block, look_at = Block(chunk, 0, now), now
+        for offset, item in enumerate(chunk.items):
+            if now >= look_at:
+                if words[2 * slot] <= offset or self._terminated:
                     break
-            else:
-                block.values.append(outcome)
+                look_at = now + LOOK_SECONDS
+                if now - block.began > FLUSH_SECONDS:
+                    self._send(block.results(now, done=False))
+                    block = Block(chunk, offset, now)
+            words[2 * slot + 1] = offset + 1
+            outcome = copy_context().run(call, item, start + offset, attempt)
+            call = plain
             now = clock()
-            if chunk.timed:
+            if timed:
                 block.time(now)
-            if now - block.began > FLUSH_SECONDS and offset < len(chunk.items):
-                self._send(block.results(now, done=False))
-                block = Block(chunk, offset, now)
-        self._send(block.results(clock(), done=True))
+            if type(outcome) is not ItemFailed:
+                block.values.append(outcome)
+            elif self._fail(block, outcome, chunk):
+                break
+        sampled = () if measured is None else measured.take()
+        self._send(replace(block.results(now, done=True), sampled=sampled))
+        interrupt, self._interrupt = self._interrupt, None
+        if interrupt is not None:
+            raise interrupt
+
+    def _calls(self, chunk: Chunk) -> tuple[Bound, Bound, Measured | None]:
+        """Give what runs the first item of a chunk, what runs the others, and what measures the first."""
+        plain, measured = self._functions[chunk.function], self._measured.get(chunk.function)
+        if Unsendable in set(map(type, chunk.items)):
+            guarded = _guarded(plain)
+            return guarded, guarded, None
+        return (plain if measured is None else measured.call), plain, measured
+
+    def _fail(self, block: Block, failed: ItemFailed, chunk: Chunk) -> bool:
+        """Note a failure; give whether the chunk ends with it."""
+        block.fail(failed)
+        if self._interruptible and is_interrupt(failed.error):
+            self._interrupt = failed.error
+        return chunk.stop_on_failure or self._terminated or self._interrupt is not None
 
 
 class Block:
@@ -123,7 +144,16 @@ class Block:
         """Make the message."""
         chunk, each = self._chunk, tuple(self._each)
         start = chunk.start + self._offset
-        return guard(Results(chunk.id, start, self.values, tuple(self._failures), now - self.began, each, done))
+        return Results(chunk.id, start, self.values, tuple(self._failures), now - self.began, each, done)
+
+
+def _guarded(call: Bound) -> Bound:
+    def guarded(item: Any, index: int, attempt: int) -> Any:
+        if type(item) is Unsendable:
+            return ItemFailed(item.error, "transport", None)
+        return call(item, index, attempt)
+
+    return guarded
 
 
 def _failing(error: Exception, name: str) -> Bound:

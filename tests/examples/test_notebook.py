@@ -14,7 +14,7 @@ NOTEBOOK = Path(__file__).resolve().parents[2] / "examples" / "notebook.ipynb"
 @pytest.fixture(scope="module")
 def notebook(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """Return the notebook with the outputs of a fresh run."""
-    content = nbformat.read(NOTEBOOK, as_version=4)
+    content = nbformat.reads(NOTEBOOK.read_text(), as_version=4)  # type: ignore[no-untyped-call]
     resources = {"metadata": {"path": str(tmp_path_factory.mktemp("notebook"))}}
     client = nbclient.NotebookClient(content, timeout=20, kernel_name="python3", resources=resources)
     return client.execute()

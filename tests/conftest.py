@@ -1,0 +1,90 @@
+"""Fixtures that more than one room uses: the backends, one by one, and the ledger of what a test's processes did."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from poolinject import InjectedPool
+from tests.pool import ledger as ledger_module
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A backend under test.
+
+    Attributes:
+        name: As ``InjectedPool(backend=)`` takes it.
+        start_method: How its processes start, if it has any.
+    """
+
+    name: str
+    start_method: str | None = None
+
+    def pool(self, workers: int = 2, **options: Any) -> InjectedPool:
+        """Make a pool."""
+        return InjectedPool(workers, backend=self.name, start_method=self.start_method, **options)
+
+    @property
+    def is_parallel(self) -> bool:
+        """Whether the caller goes on while items run."""
+        return self.name != "inline"
+
+    @property
+    def has_processes(self) -> bool:
+        """Whether objects are pickled on their way."""
+        return self.name == "process"
+
+    def __str__(self) -> str:
+        return self.start_method or self.name
+
+
+INLINE, THREAD = Kind("inline"), Kind("thread")
+FORKSERVER, SPAWN, FORK = (Kind("process", method) for method in ("forkserver", "spawn", "fork"))
+
+
+@pytest.fixture(params=[INLINE, THREAD, FORKSERVER], ids=str)
+def backend(request: pytest.FixtureRequest) -> Kind:
+    """Run the test on every local backend."""
+    kind: Kind = request.param
+    return kind
+
+
+@pytest.fixture(params=[INLINE, THREAD, FORKSERVER, SPAWN, FORK], ids=str)
+def every_backend(request: pytest.FixtureRequest) -> Kind:
+    """Run the test on every local backend, with every way to start a process."""
+    kind: Kind = request.param
+    return kind
+
+
+@pytest.fixture(params=[THREAD, FORKSERVER], ids=str)
+def parallel(request: pytest.FixtureRequest) -> Kind:
+    """Run the test on the backends whose items run beside the caller."""
+    kind: Kind = request.param
+    return kind
+
+
+@pytest.fixture(params=[FORKSERVER, SPAWN, FORK], ids=str)
+def start(request: pytest.FixtureRequest) -> Kind:
+    """Run the test on processes, started in every way."""
+    kind: Kind = request.param
+    return kind
+
+
+@pytest.fixture
+def process() -> Kind:
+    """Run the test on processes, started as they are by default."""
+    return FORKSERVER
+
+
+@pytest.fixture
+def ledger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """Give an empty ledger to the test and to every process that it starts."""
+    monkeypatch.setenv(ledger_module.PLACE, str(tmp_path / "ledger"))
+    return ledger_module
+
+

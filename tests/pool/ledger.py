@@ -1,0 +1,100 @@
+"""The ledger: one file that every process of a test appends to, so that it tells who did what, in which order.
+
+It is the gate as well: a worker that has to wait for the test (or the other way round) waits for an entry.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+PLACE = "POOLINJECT_TEST_LEDGER"  # workers inherit the environment as it is when they start
+PATIENCE = 15.0  # seconds that anything may be waited for
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One line: what was noted, and by which process and thread."""
+
+    pid: int
+    thread: int
+    text: str
+
+
+def note(text: str) -> None:
+    """Append an entry; one ``write`` to a file opened for appending is never torn apart."""
+    file = os.open(os.environ[PLACE], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    try:
+        os.write(file, f"{os.getpid()} {threading.get_ident()} {text}\n".encode())
+    finally:
+        os.close(file)
+
+
+def read() -> list[Entry]:
+    """Give all entries so far."""
+    path = Path(os.environ[PLACE])
+    if not path.exists():
+        return []
+    parts = (line.split(" ", 2) for line in path.read_text().splitlines())
+    return [Entry(int(pid), int(thread), text) for pid, thread, text in parts]
+
+
+def texts() -> list[str]:
+    """Give what was noted, without by whom."""
+    return [entry.text for entry in read()]
+
+
+def count(prefix: str) -> int:
+    """Give how many entries begin so."""
+    return sum(text.startswith(prefix) for text in texts())
+
+
+def wait_for(prefix: str, times: int = 1, patience: float = PATIENCE) -> None:
+    """Wait until so many entries begin with *prefix*.
+
+    Raises:
+        TimeoutError: If they do not come.
+    """
+    deadline = time.monotonic() + patience
+    while count(prefix) < times:
+        if time.monotonic() > deadline:
+            message = f"no {times} x {prefix!r} in the ledger: {texts()[-20:]}"
+            raise TimeoutError(message)
+        time.sleep(0.002)
+
+
+def span(name: str) -> Iterator[str]:
+    """Note a setup and its cleanup: for providers to delegate to with ``yield from``."""
+    note(f"{name}+")
+    try:
+        yield name
+    finally:
+        note(f"{name}-")
+
+
+def check_balanced() -> None:
+    """Every setup (``name+``) has exactly one cleanup (``name-``), in its process, in reverse order in its thread.
+
+    Entries that end otherwise are passed over. What threads share may be closed by another one than opened it, so the
+    order is that of one thread only where both ends are the same thread's.
+    """
+    open_by_process: dict[int, list[str]] = {}
+    by_thread: dict[tuple[int, int], list[str]] = {}
+    for entry in read():
+        name, sign = entry.text[:-1], entry.text[-1]
+        opened = open_by_process.setdefault(entry.pid, [])
+        stack = by_thread.setdefault((entry.pid, entry.thread), [])
+        if sign == "+":
+            opened.append(name)
+            stack.append(name)
+        elif sign == "-":
+            assert name in opened, f"{entry} closes what its process has not open: {opened}"
+            opened.remove(name)
+            if name in stack:
+                assert stack.pop() == name, f"{entry} does not close the newest: {stack}"
+    left = {pid: names for pid, names in open_by_process.items() if names}
+    assert not left, f"never closed: {left}"

@@ -1,0 +1,423 @@
+"""``map`` and its kin on every backend: order, laziness, sizes, functions, contexts, reports."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import os
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+from types import ModuleType
+from typing import Annotated, Any
+
+import pytest
+
+from poolinject import Depends, Failure, InjectedPool, ItemContext, Success, WorkerContext
+from poolinject.errors import PlanError
+from tests.conftest import Kind
+from tests.pool import ledger as ledger_module
+
+PATIENCE = 15.0
+
+
+def double(item: Any) -> Any:
+    """Double anything."""
+    return item * 2
+
+
+def add(left: int, right: int = 10) -> int:
+    """Add two numbers."""
+    return left + right
+
+
+def nothing(item: object) -> None:
+    """Return nothing."""
+
+
+def echo(item: Any) -> Any:
+    """Return the item."""
+    return item
+
+
+class Scale:
+    """A callable instance with a method."""
+
+    def __init__(self, factor: int) -> None:
+        self.factor = factor
+
+    def __call__(self, item: int) -> int:
+        return item * self.factor
+
+    def times(self, item: int) -> int:
+        """Scale as a method."""
+        return item * self.factor
+
+
+class Wrapped:
+    """A class that is the function."""
+
+    def __init__(self, item: int) -> None:
+        self.item = item
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Wrapped) and other.item == self.item
+
+    def __hash__(self) -> int:
+        return hash(self.item)
+
+
+def get_base() -> int:
+    """Give something to inject."""
+    return 100
+
+
+def with_base(item: int, base: Annotated[int, Depends(get_base)]) -> int:
+    """Use what is injected."""
+    return item + base
+
+
+def generate(count: int) -> Iterator[int]:
+    """Give an input whose length nobody knows."""
+    yield from range(count)
+
+
+def test_map_gives_results_in_the_order_of_the_items(every_backend: Kind) -> None:
+    """Whichever worker is first."""
+    with every_backend.pool() as pool:
+        assert pool.map(double, range(100)) == [2 * item for item in range(100)]
+
+
+@pytest.mark.parametrize("items", [[], [3], (1, 2), "abc", range(0), {5: 6}])
+def test_every_iterable_is_an_input(backend: Kind, items: Any) -> None:
+    """Empty ones, single ones, texts, mappings."""
+    with backend.pool() as pool:
+        expected = [2 * item for item in items]
+        assert pool.map(double, items) == expected
+        assert list(pool.imap(double, items)) == expected
+        assert sorted(pool.imap_unordered(double, items)) == sorted(expected)
+        assert sorted(outcome.index for outcome in pool.outcomes(double, items)) == list(range(len(items)))
+
+
+def test_a_generator_of_unknown_length_is_an_input(backend: Kind) -> None:
+    """Nobody asks for ``len``."""
+    with backend.pool() as pool:
+        assert pool.map(double, generate(50)) == list(range(0, 100, 2))
+        assert list(pool.imap(double, generate(50))) == list(range(0, 100, 2))
+
+
+@pytest.mark.parametrize("chunksize", [None, 1, 7, 1000, 50_000])
+def test_ten_thousand_items_in_chunks_of_any_size(backend: Kind, chunksize: int | None) -> None:
+    """Smaller than, not dividing and larger than the input."""
+    count = 1000 if chunksize == 1 else 10_000
+    with backend.pool() as pool:
+        expected = list(range(0, 2 * count, 2))
+        assert pool.map(double, generate(count), chunksize=chunksize) == expected
+        assert list(pool.imap(double, range(count), chunksize=chunksize)) == expected
+        assert sorted(pool.imap_unordered(double, generate(count), chunksize=chunksize)) == expected
+        assert pool.report.items == pool.report.succeeded == count
+
+
+def test_none_is_a_result_like_others(backend: Kind) -> None:
+    """Neither dropped nor taken for a failure."""
+    with backend.pool() as pool:
+        assert pool.map(nothing, range(5)) == [None] * 5
+        assert list(pool.imap(nothing, range(5))) == [None] * 5
+        assert pool.map(echo, [None, None]) == [None, None]
+
+
+def test_nested_data_comes_back_as_it_was(backend: Kind) -> None:
+    """Items and results are not only atoms."""
+    items: list[Any] = [{"a": [1, (2, {3})]}, [[]], (), {"x": {"y": None}}, b"\0", 1.5, float("inf")]
+    with backend.pool() as pool:
+        assert pool.map(echo, items) == items
+
+
+@pytest.mark.parametrize(
+    ("func", "items", "expected"),
+    [
+        (lambda item: item + 1, [1, 2], [2, 3]),
+        (partial(add, 5), [1, 2], [6, 7]),
+        (partial(add, right=1), [1, 2], [2, 3]),
+        (int, ["1", "2"], [1, 2]),
+        (math.sqrt, [4, 9], [2.0, 3.0]),
+        (str.upper, ["a"], ["A"]),
+        (Scale(3).times, [1, 2], [3, 6]),
+        (Scale(3), [1, 2], [3, 6]),
+        (Wrapped, [1], [Wrapped(1)]),
+        (with_base, [1], [101]),
+    ],
+    ids=["lambda", "partial", "partial-keyword", "int", "sqrt", "str.upper", "method", "instance", "class", "injected"],
+)
+def test_every_callable_is_a_function(
+    backend: Kind, func: Callable[..., Any], items: list[Any], expected: list[Any]
+) -> None:
+    """Not only those made with ``def``."""
+    with backend.pool() as pool:
+        assert pool.map(func, items) == expected
+
+
+def test_a_closure_takes_its_variables_along_anew_for_each_run(backend: Kind) -> None:
+    """Also where they have changed since the run before."""
+    factor = 2
+
+    def scale(item: int) -> int:
+        return item * factor
+
+    with backend.pool() as pool:
+        assert pool.map(scale, [1, 2]) == [2, 4]
+        factor = 3
+        assert pool.map(scale, [1, 2]) == [3, 6]
+
+
+def test_starmap_spreads_tuples_over_the_parameters(backend: Kind) -> None:
+    """A tuple that is too short leaves the default."""
+    with backend.pool() as pool:
+        assert pool.starmap(pow, [(2, 3), (3, 2), (2, 5, 7)]) == [8, 9, 4]
+        assert pool.starmap(add, [(1, 2), (1,)]) == [3, 11]
+        assert pool.starmap(add, [[1, 2]]) == [3]
+        assert pool.starmap(add, []) == []
+
+
+def test_submit_gives_a_future(backend: Kind) -> None:
+    """With the result, or the exception."""
+    with backend.pool() as pool:
+        future = pool.submit(add, 1, 2)
+        assert isinstance(future, Future)
+        assert future.result(PATIENCE) == 3
+        assert pool.submit(get_base).result(PATIENCE) == 100
+        assert isinstance(pool.submit(int, "x").exception(PATIENCE), ValueError)
+
+
+def test_many_submits_are_all_answered(backend: Kind) -> None:
+    """Each is a run of its own."""
+    with backend.pool() as pool:
+        futures = [pool.submit(double, item) for item in range(100)]
+        assert [future.result(PATIENCE) for future in futures] == list(range(0, 200, 2))
+
+
+def where(worker: WorkerContext) -> tuple[int, int, str, int]:
+    """Tell where the code runs."""
+    return worker.worker_id, worker.generation, worker.pool_name, os.getpid()
+
+
+def test_broadcast_reaches_every_worker_exactly_once(backend: Kind) -> None:
+    """The outcomes come by worker id."""
+    with backend.pool(3, name="flock") as pool:
+        outcomes = pool.broadcast(where)
+        expected = list(range(3)) if backend.is_parallel else [0]
+        assert list(outcomes) == expected
+        for worker_id, outcome in outcomes.items():
+            assert isinstance(outcome, Success)
+            assert outcome.worker_id == worker_id
+            assert outcome.value == (worker_id, 0, "flock", pool.workers[worker_id].pid)
+
+
+def fail_on_one(worker: WorkerContext) -> int:
+    """Fail on the last worker alone."""
+    if worker.worker_id == 1:
+        raise ValueError("not here")
+    return worker.worker_id
+
+
+def test_broadcast_never_raises_for_a_worker(parallel: Kind) -> None:
+    """The failure stands beside the others."""
+    with parallel.pool(3) as pool:
+        outcomes = pool.broadcast(fail_on_one)
+        assert [type(outcomes[worker_id]) for worker_id in range(3)] == [Success, Failure, Success]
+        with pytest.raises(PlanError, match="item"):
+            pool.broadcast(double)
+
+
+def context_of(item: str, context: ItemContext, worker: WorkerContext) -> ItemContext:
+    """Give the context away."""
+    assert context.worker_id == worker.worker_id
+    return context
+
+
+def test_the_item_context_tells_index_item_attempt_and_worker(backend: Kind) -> None:
+    """Chunks do not show."""
+    with backend.pool(2) as pool:
+        for index, context in enumerate(pool.map(context_of, "abcdefg", chunksize=3)):
+            assert (context.index, context.item, context.attempt) == (index, "abcdefg"[index], 1)
+            assert context.worker_id in range(2)
+
+
+def test_outcomes_tell_index_item_value_worker_and_seconds(backend: Kind) -> None:
+    """A failure does not end the run."""
+    with backend.pool() as pool:
+        outcomes = sorted(pool.outcomes(int, ["1", "x", "3"]), key=lambda outcome: outcome.index)
+    first, second, third = outcomes
+    assert isinstance(first, Success)
+    assert isinstance(third, Success)
+    assert (first.index, first.item, first.value, first.attempts) == (0, "1", 1, 1)
+    assert (third.index, third.item, third.value) == (2, "3", 3)
+    assert first.worker_id in range(2)
+    assert 0 < first.seconds < PATIENCE
+    assert isinstance(second, Failure)
+    assert (second.index, second.item, second.phase, second.attempts) == (1, "x", "call", 1)
+    assert isinstance(second.error, ValueError)
+    assert "invalid literal" in second.traceback
+
+
+def test_imap_works_ahead_in_the_background(parallel: Kind, ledger: ModuleType) -> None:
+    """Work begins at the call, not at the first ``next``."""
+    with parallel.pool() as pool:
+        results = pool.imap(noted, generate(4))
+        ledger.wait_for("ran", 4)
+        assert list(results) == [0, 1, 2, 3]
+
+
+def noted(item: int) -> int:
+    """Leave a trace."""
+    ledger_module.note(f"ran {item}")
+    return item
+
+
+def test_imap_gives_a_result_before_the_input_has_ended(backend: Kind) -> None:
+    """It is lazy: an endless input does no harm."""
+    with backend.pool() as pool:
+        for results in (pool.imap(double, itertools.count()), pool.imap_unordered(double, itertools.count())):
+            assert len(list(itertools.islice(results, 100))) == 100
+            results.close()  # type: ignore[attr-defined]
+
+
+def held(item: int) -> int:
+    """Let the first item be the last to end."""
+    if item == 0:
+        ledger_module.wait_for("release")
+    return item
+
+
+def test_unordered_results_come_as_they_are_ready(parallel: Kind, ledger: ModuleType) -> None:
+    """A slow item holds nobody up; in order, it does."""
+    with parallel.pool(2) as pool:
+        results = pool.imap_unordered(held, range(2), chunksize=1)
+        assert next(results) == 1
+        ledger.note("release")
+        assert list(results) == [0]
+        assert list(pool.imap(held, range(5), chunksize=1)) == [0, 1, 2, 3, 4]
+
+
+def test_two_threads_map_at_once(backend: Kind) -> None:
+    """Each gets its own results."""
+    with backend.pool() as pool, ThreadPoolExecutor(2) as threads:
+        first = threads.submit(pool.map, double, range(3000))
+        second = threads.submit(pool.map, with_base, generate(3000))
+        assert first.result(PATIENCE) == list(range(0, 6000, 2))
+        assert second.result(PATIENCE) == list(range(100, 3100))
+
+
+def test_two_threads_share_the_workers_fairly(parallel: Kind, ledger: ModuleType) -> None:
+    """A run that waits does not keep a second one from its end."""
+    with parallel.pool(2) as pool, ThreadPoolExecutor(1) as threads:
+        blocked = threads.submit(pool.map, held, [0], chunksize=1)
+        assert pool.map(double, range(100)) == list(range(0, 200, 2))
+        ledger.note("release")
+        assert blocked.result(PATIENCE) == [0]
+
+
+def test_runs_of_one_thread_can_interleave(backend: Kind) -> None:
+    """Two iterators of one pool, taken in turns."""
+    with backend.pool() as pool:
+        left, right = pool.imap(double, generate(200)), pool.imap(with_base, range(200))
+        assert list(zip(left, right, strict=True)) == [(2 * item, item + 100) for item in range(200)]
+
+
+def test_an_input_may_come_from_the_same_pool(parallel: Kind) -> None:
+    """A chain of two runs."""
+    with parallel.pool() as pool:
+        doubled = pool.imap(double, generate(300))
+        assert pool.map(double, doubled) == list(range(0, 1200, 4))
+
+
+def test_the_report_counts_the_newest_finished_run(backend: Kind) -> None:
+    """Items, failures, seconds, and what providers took."""
+    with backend.pool() as pool:
+        with pytest.raises(RuntimeError, match="no run"):
+            _ = pool.report
+        pool.map(int, ["1", "x", "3"], on_error="return")
+        report = pool.report
+        assert (report.function, report.items, report.succeeded, report.failed) == ("int", 3, 2, 1)
+        assert (report.retries, report.lost_workers) == (0, 0)
+        assert 0 < report.seconds < PATIENCE
+        pool.map(with_base, range(10))
+        assert (pool.report.function, pool.report.items) == ("with_base", 10)
+
+
+def test_workers_tell_what_they_are_and_have_done(backend: Kind) -> None:
+    """None before the first run; idle between runs; stopped in the end."""
+    pool = backend.pool(2)
+    assert list(pool.workers) == []
+    with pool:
+        pool.map(double, range(20))
+        count = 2 if backend.is_parallel else 1
+        assert [worker.worker_id for worker in pool.workers] == list(range(count))
+        assert sum(worker.items_done for worker in pool.workers) == 20
+        assert {worker.generation for worker in pool.workers} == {0}
+        pids = {worker.pid for worker in pool.workers}
+        assert (os.getpid() in pids) is not backend.has_processes
+        assert len(pids) == (2 if backend.has_processes else 1)
+    assert {worker.state for worker in pool.workers} == {"stopped"}
+
+
+def test_explain_draws_the_plan_and_starts_nothing(backend: Kind) -> None:
+    """Names and lifetimes."""
+    with backend.pool(lifetimes={get_base: "pool"}) as pool:
+        text = str(pool.explain(with_base))
+        assert "with_base" in text
+        assert "get_base" in text
+        assert "pool" in text
+        assert list(pool.workers) == []
+
+
+def test_a_pool_tells_its_state(backend: Kind) -> None:
+    """In its ``repr``."""
+    pool = backend.pool(2, name="tellable")
+    assert "'tellable' new" in repr(pool)
+    with pool:
+        pool.map(double, [1, 2])
+        assert "open" in repr(pool)
+        assert "2 items done" in repr(pool)
+    assert "closed" in repr(pool)
+
+
+def test_a_pool_is_usable_after_everything(backend: Kind) -> None:
+    """Failures, abandoned iterators and broken inputs leave nothing behind."""
+
+    def broken() -> Iterator[int]:
+        yield 1
+        raise KeyError("input")
+
+    with backend.pool() as pool:
+        for _ in range(3):
+            with pytest.raises(ValueError, match="invalid literal"):
+                pool.map(int, ["1", "x"])
+            next(pool.imap(double, itertools.count()))
+            with pytest.raises(KeyError):
+                pool.map(double, broken())
+            assert pool.submit(double, 2).result(PATIENCE) == 4
+            assert pool.map(double, range(10)) == list(range(0, 20, 2))
+            assert len(pool.broadcast(where)) == len(pool.workers)
+
+
+def test_a_thread_that_is_not_the_main_one_may_own_the_pool(backend: Kind) -> None:
+    """Signal handlers are then left alone."""
+    results: list[Any] = []
+
+    def work() -> None:
+        with backend.pool() as pool:
+            results.extend(pool.map(double, range(5)))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join(PATIENCE)
+    assert results == [0, 2, 4, 6, 8]
+
+
+def test_a_pool_needs_no_with(backend: Kind) -> None:
+    """``shutdown`` ends it just as well."""
+    pool: InjectedPool = backend.pool()
+    assert pool.map(double, [1]) == [2]
+    assert pool.shutdown().clean

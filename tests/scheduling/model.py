@@ -1,0 +1,252 @@
+"""A caller and its workers as a model: it does what the scheduler says and checks that each action is allowed."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from poolinject._scheduling.backpressure import Backpressure, ReorderBuffer
+from poolinject._scheduling.chunking import Chunking
+from poolinject._scheduling.scheduler import WINDOW, Action, Emit, Finish, Lose, RunState, Scheduler, Send, TakeBack
+
+
+@dataclass
+class ModelRun:
+    """What a run should be, seen from outside."""
+
+    id: int
+    ordered: bool
+    fail_fast: bool
+    pinned: Sequence[int] | None
+    pressure: Backpressure
+    ended: bool = False
+    cancelled: bool = False
+    finished: bool = False
+    unsent: set[int] = field(default_factory=set)
+    flying: set[int] = field(default_factory=set)
+    kept: dict[int, int] = field(default_factory=dict)
+    emitted: Counter[int] = field(default_factory=Counter)
+    emitted_in_order: list[int] = field(default_factory=list)
+
+    @property
+    def takes_input(self) -> bool:
+        """Whether the caller would still read for it."""
+        return not (self.ended or self.cancelled or self.finished)
+
+
+@dataclass
+class ModelChunk:
+    """A chunk that a worker has."""
+
+    run: ModelRun
+    worker_id: int
+    slot: int
+    start: int
+    count: int
+    reported: int = 0
+    taken_back: bool = False
+
+    @property
+    def left(self) -> int:
+        """Items without an outcome."""
+        return self.count - self.reported
+
+
+class Model:
+    """Feeds events to a scheduler and performs its actions, as the dispatcher does."""
+
+    def __init__(self, workers: int) -> None:
+        self.scheduler = Scheduler(workers)
+        self.ready: set[int] = set()
+        self.runs: dict[int, ModelRun] = {}
+        self.chunks: dict[int, ModelChunk] = {}
+
+    @property
+    def live(self) -> list[ModelRun]:
+        """Runs that are not finished."""
+        return [run for run in self.runs.values() if not run.finished]
+
+    def open(
+        self,
+        *,
+        ordered: bool = True,
+        fail_fast: bool = False,
+        limit: int = 10,
+        chunksize: int | None = None,
+        pinned: Sequence[int] | None = None,
+    ) -> ModelRun:
+        """Begin a run."""
+        run = ModelRun(len(self.runs), ordered, fail_fast, pinned, Backpressure(limit))
+        self.runs[run.id] = run
+        order = ReorderBuffer() if ordered else None
+        self.scheduler.open(RunState(run.id, Chunking(chunksize), order, fail_fast, pinned))
+        return run
+
+    def read(self, run: ModelRun, wanted: int) -> None:
+        """Read as many as there is room for."""
+        count = min(wanted, run.pressure.room)
+        if count > 0:
+            run.unsent.update(range(run.pressure.read, run.pressure.read + count))
+            run.pressure.read += count
+            self.perform(self.scheduler.arrived(run.id, count))
+
+    def end(self, run: ModelRun) -> None:
+        """Come to the end of the input."""
+        run.ended = True
+        self.perform(self.scheduler.ended(run.id))
+
+    def cancel(self, run: ModelRun) -> None:
+        """Cancel, as a caller may at any time, also when it is too late."""
+        run.cancelled = run.cancelled or not run.finished
+        self.perform(self.scheduler.cancel(run.id))
+
+    def consume(self, run: ModelRun, count: int) -> None:
+        """Let the caller take outcomes."""
+        run.pressure.released += min(count, sum(run.emitted.values()) - run.pressure.released)
+
+    def make_ready(self, worker_id: int) -> None:
+        """Start a worker."""
+        self.ready.add(worker_id)
+        self.perform(self.scheduler.ready(worker_id))
+
+    def answer(self, chunk_id: int, count: int, seconds: float = 0.0, *, failed: bool = False, done: bool) -> None:
+        """Let a worker send outcomes."""
+        chunk = self.chunks[chunk_id]
+        run, start = chunk.run, chunk.start + chunk.reported
+        if count:
+            self.keep(run, start, count)
+        chunk.reported += count
+        cancelled_by_it = failed and run.fail_fast
+        if done:
+            del self.chunks[chunk_id]
+            self.put_back(chunk, chunk.reported)
+        run.cancelled = run.cancelled or cancelled_by_it
+        worker_id = chunk.worker_id
+        self.perform(self.scheduler.results(worker_id, chunk_id, count, seconds, failed=failed, done=done))
+
+    def lose_worker(self, worker_id: int, started: dict[int, int]) -> None:
+        """Let a worker end."""
+        self.ready.discard(worker_id)
+        for chunk_id, chunk in list(self.chunks.items()):
+            if chunk.worker_id == worker_id:
+                del self.chunks[chunk_id]
+                begun = max(chunk.reported, min(started.get(chunk.slot, 0), chunk.count))
+                chunk.run.cancelled = chunk.run.cancelled or (chunk.run.fail_fast and begun > chunk.reported)
+                self.put_back(chunk, chunk.reported)
+        self.perform(self.scheduler.gone(worker_id, started))
+
+    @staticmethod
+    def put_back(chunk: ModelChunk, done: int) -> None:
+        """Know again of the items that a worker has not done."""
+        left = range(chunk.start + done, chunk.start + chunk.count)
+        chunk.run.flying.difference_update(left)
+        chunk.run.unsent.update(left)
+
+    @staticmethod
+    def keep(run: ModelRun, start: int, count: int) -> None:
+        """Hold outcomes until they are emitted."""
+        assert run.flying >= set(range(start, start + count))
+        run.flying.difference_update(range(start, start + count))
+        run.kept[start] = count
+
+    def perform(self, actions: list[Action]) -> None:
+        """Check and do what the scheduler says."""
+        for action in actions:
+            match action:
+                case Send():
+                    self.send(action)
+                case TakeBack(worker_id, slot):
+                    self.take_back(worker_id, slot)
+                case Emit(run_id, start):
+                    self.emit(self.runs[run_id], start)
+                case Lose(run_id, index, _):
+                    run = self.runs[run_id]
+                    run.unsent.remove(index)
+                    run.kept[index] = 1
+                case Finish(run_id):
+                    self.finish(self.runs[run_id])
+
+    def send(self, send: Send) -> None:
+        """Give a chunk to a worker."""
+        run = self.runs[send.run]
+        indices = range(send.start, send.start + send.count)
+        in_use = [chunk.slot for chunk in self.chunks.values() if chunk.worker_id == send.worker_id]
+        assert not run.cancelled, "sent after the run was cancelled"
+        assert not run.finished, "sent after the run was finished"
+        assert send.worker_id in self.ready, "sent to a worker that is not there"
+        assert send.slot not in in_use, "two chunks in one slot"
+        assert 0 <= send.slot < WINDOW, "no such slot"
+        assert send.count > 0, "sent nothing"
+        assert run.unsent >= set(indices), "sent what is not there"
+        assert run.pinned is None or [run.pinned[index] for index in indices] == [send.worker_id], "sent elsewhere"
+        run.unsent.difference_update(indices)
+        run.flying.update(indices)
+        self.chunks[send.chunk] = ModelChunk(run, send.worker_id, send.slot, send.start, send.count)
+
+    def take_back(self, worker_id: int, slot: int) -> None:
+        """Let no further item of a chunk start; a worker that is gone has none to start."""
+        for chunk in self.chunks.values():
+            if (chunk.worker_id, chunk.slot) == (worker_id, slot):
+                assert chunk.run.cancelled, "taken back although the run goes on"
+                chunk.taken_back = True
+
+    @staticmethod
+    def emit(run: ModelRun, start: int) -> None:
+        """Hand a block to the caller."""
+        assert not run.finished, "emitted after the run was finished"
+        indices = range(start, start + run.kept.pop(start))
+        run.emitted.update(indices)
+        run.emitted_in_order.extend(indices)
+
+    def is_busy(self, run: ModelRun) -> bool:
+        """Tell whether a worker has a chunk of a run, be it one whose items are all done."""
+        return any(chunk.run is run for chunk in self.chunks.values())
+
+    def finish(self, run: ModelRun) -> None:
+        """End a run."""
+        assert not run.finished, "finished twice"
+        assert not self.is_busy(run), "finished while something was in flight"
+        assert run.cancelled or (run.ended and not run.unsent and not run.kept), "finished too early"
+        run.finished = True
+
+    def check(self) -> None:
+        """Check what must hold between any two events."""
+        for run in self.runs.values():
+            pressure = run.pressure
+            held = len(run.flying) + sum(run.kept.values()) + sum(run.emitted.values()) - pressure.released
+            assert held <= pressure.limit, "more in flight and held than the limit"
+            assert pressure.read - pressure.released <= pressure.limit, "read past the limit"
+            assert not run.emitted or max(run.emitted.values()) == 1, "an item with two outcomes"
+            if run.ordered:
+                assert run.emitted_in_order == list(range(len(run.emitted_in_order))), "out of order"
+            if run.finished and not run.cancelled:
+                assert set(run.emitted) == set(range(pressure.read)), "an item without outcome"
+            over = run.cancelled or (run.ended and not run.unsent)
+            assert run.finished or self.is_busy(run) or not over, "over, but not finished"
+        self.check_nobody_starves()
+
+    def check_nobody_starves(self) -> None:
+        """Check that no worker stands idle while there is something that it may do."""
+        busy = {chunk.worker_id for chunk in self.chunks.values()}
+        waiting = [run for run in self.live if run.unsent and not run.cancelled]
+        for worker_id in self.ready - busy:
+            assert not [run for run in waiting if run.pinned is None], "a worker without work"
+            for run in waiting:
+                assert run.pinned is None or run.pinned[min(run.unsent)] != worker_id, "a worker without work"
+
+    def drain(self) -> None:
+        """Let everything come to its end, and check that it does."""
+        for run in self.live:
+            if run.takes_input:
+                self.end(run)
+        for worker_id in range(len(self.scheduler.workers)):
+            if worker_id not in self.ready:
+                self.make_ready(worker_id)
+        while self.chunks:
+            chunk_id, chunk = next(iter(self.chunks.items()))
+            self.answer(chunk_id, 0 if chunk.taken_back else chunk.left, done=True)
+            self.check()
+        assert not self.live, "a run that never finishes"
+        assert not self.scheduler.runs
+        assert all(len(set(worker.slots)) == WINDOW for worker in self.scheduler.workers)

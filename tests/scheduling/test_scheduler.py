@@ -1,0 +1,130 @@
+"""Single decisions of the scheduler, event by event."""
+
+from poolinject._scheduling.backpressure import ReorderBuffer
+from poolinject._scheduling.chunking import Chunking
+from poolinject._scheduling.scheduler import WINDOW, Emit, Finish, Lose, RunState, Scheduler, Send, TakeBack
+from tests.scheduling.model import Model
+
+
+def ready_model(workers: int) -> Model:
+    """Return a model whose workers are all there."""
+    model = Model(workers)
+    for worker_id in range(workers):
+        model.make_ready(worker_id)
+    return model
+
+
+def test_items_that_come_before_the_workers_are_sent_when_they_are_ready() -> None:
+    """A pool that is still starting loses nothing."""
+    model = Model(2)
+    run = model.open(chunksize=2)
+    model.read(run, 4)
+    assert not model.chunks
+    model.make_ready(1)
+    assert {chunk.worker_id for chunk in model.chunks.values()} == {1}
+
+
+def test_least_busy_worker_gets_the_next_chunk() -> None:
+    """Chunks of unknown duration are spread, not queued on one worker."""
+    model = ready_model(3)
+    model.read(model.open(chunksize=1), 3)
+    assert sorted(chunk.worker_id for chunk in model.chunks.values()) == [0, 1, 2]
+
+
+def test_slow_chunks_are_not_sent_ahead() -> None:
+    """A worker whose chunk takes long gets no second one that another worker might do sooner."""
+    model = ready_model(1)
+    run = model.open(chunksize=1)
+    model.read(run, 5)
+    model.answer(next(iter(model.chunks)), 1, seconds=1.0, done=True)
+    assert len(model.chunks) == 1
+
+
+def test_fast_chunks_are_sent_ahead_up_to_the_window() -> None:
+    """A worker never waits for the caller between short chunks."""
+    model = ready_model(1)
+    run = model.open(chunksize=1, limit=100)
+    model.read(run, 100)
+    model.answer(next(iter(model.chunks)), 1, seconds=1e-6, done=True)
+    assert len(model.chunks) == WINDOW
+
+
+def test_two_runs_share_one_worker_chunk_by_chunk() -> None:
+    """A run without end does not keep another from its turn."""
+    model = ready_model(1)
+    for _ in range(2):
+        model.read(model.open(chunksize=1), 10)
+    served = []
+    for _ in range(11):
+        ((chunk_id, chunk),) = model.chunks.items()
+        served.append(chunk.run.id)
+        model.answer(chunk_id, 1, seconds=1.0, done=True)
+    assert served == [0, *[0, 1] * 5]  # the second one came when the worker was busy
+
+
+def test_lost_worker_loses_what_it_had_begun_and_gives_back_the_rest() -> None:
+    """Of a chunk of five, two reported and one running, the third is lost, two go to another worker."""
+    scheduler = Scheduler(2)
+    scheduler.open(RunState(0, Chunking(5), ReorderBuffer(), fail_fast=False))
+    scheduler.ready(0)
+    (send,) = scheduler.arrived(0, 5)
+    assert isinstance(send, Send)
+    scheduler.results(0, send.chunk, 2, 0.0, failed=False, done=False)
+    scheduler.ended(0)
+    assert scheduler.gone(0, {send.slot: 3}) == [Lose(0, 2, 0), Emit(0, 2)]
+    (again,) = scheduler.ready(1)
+    assert isinstance(again, Send)
+    assert (again.start, again.count, again.again) == (3, 2, True)
+    assert scheduler.results(1, again.chunk, 2, 0.0, failed=False, done=True) == [Emit(0, 3), Finish(0)]
+
+
+def test_failure_of_a_fail_fast_run_takes_back_what_other_workers_have() -> None:
+    """One failure: every chunk of the run is stopped, nothing more is sent, the end comes with the last answer."""
+    scheduler = Scheduler(2)
+    scheduler.open(RunState(0, Chunking(1), None, fail_fast=True))
+    scheduler.ready(0)
+    scheduler.ready(1)
+    first, second = scheduler.arrived(0, 10)
+    assert isinstance(first, Send)
+    assert isinstance(second, Send)
+    actions = scheduler.results(first.worker_id, first.chunk, 1, 0.0, failed=True, done=True)
+    assert actions[0] == Emit(0, first.start)
+    assert TakeBack(second.worker_id, second.slot) in actions
+    assert not [action for action in actions if isinstance(action, Send | Finish)]
+    assert scheduler.results(second.worker_id, second.chunk, 0, 0.0, failed=False, done=True) == [Finish(0)]
+
+
+def test_broadcast_item_that_was_not_begun_is_lost_with_its_worker() -> None:
+    """What is meant for one worker goes to no other."""
+    scheduler = Scheduler(2)
+    scheduler.open(RunState(0, Chunking(1), None, fail_fast=False, pinned=(0, 1)))
+    scheduler.ready(0)
+    (send,) = scheduler.arrived(0, 2)
+    assert isinstance(send, Send)
+    scheduler.ended(0)
+    assert scheduler.gone(0, {}) == [Lose(0, 0, 0), Emit(0, 0)]
+    (other,) = scheduler.ready(1)
+    assert isinstance(other, Send)
+    assert (other.worker_id, other.start) == (1, 1)
+
+
+def test_broadcast_item_that_came_back_unstarted_goes_to_its_own_worker() -> None:
+    """A worker that is told to end answers without having started; its item is not sent elsewhere."""
+    scheduler = Scheduler(2)
+    scheduler.open(RunState(0, Chunking(1), None, fail_fast=False, pinned=(0, 1)))
+    scheduler.ready(0)
+    scheduler.ready(1)
+    first, _ = scheduler.arrived(0, 2)
+    assert isinstance(first, Send)
+    (again,) = scheduler.results(0, first.chunk, 0, 0.0, failed=False, done=True)
+    assert isinstance(again, Send)
+    assert (again.worker_id, again.start, again.again) == (0, 0, True)
+
+
+def test_run_without_items_finishes_with_its_input() -> None:
+    """An empty input needs no worker."""
+    scheduler = Scheduler(1)
+    scheduler.open(RunState(0, Chunking(None), ReorderBuffer(), fail_fast=True))
+    assert scheduler.ended(0) == [Finish(0)]
+    assert scheduler.ended(0) == []
+    assert scheduler.cancel(0) == []

@@ -1,0 +1,120 @@
+"""The scheduler under any sequence of events: runs, answers in parts, lost workers, cancels, in any order."""
+
+from typing import Any
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from tests.scheduling.model import Model, ModelRun
+
+WORKERS = st.integers(1, 4)
+SECONDS = st.sampled_from([0.0, 1e-6, 1e-3, 1.0])
+
+
+class SchedulerMachine(RuleBasedStateMachine):
+    """Generates events; the model checks every action."""
+
+    model: Model
+
+    @initialize(workers=WORKERS, ready=st.booleans())
+    def begin(self, *, workers: int, ready: bool) -> None:
+        """Make a pool, its workers there or still starting."""
+        self.model = Model(workers)
+        if ready:
+            for worker_id in range(workers):
+                self.model.make_ready(worker_id)
+
+    def pick_run(self, data: st.DataObject) -> ModelRun:
+        """Choose one of the runs that go on."""
+        return data.draw(st.sampled_from(self.model.live), label="run")
+
+    @precondition(lambda self: len(self.model.runs) < 4)
+    @rule(
+        ordered=st.booleans(),
+        fail_fast=st.booleans(),
+        limit=st.integers(1, 40),
+        chunksize=st.none() | st.integers(1, 9),
+    )
+    def open_run(self, **options: Any) -> None:
+        """Begin a run."""
+        self.model.open(**options)
+
+    @precondition(lambda self: len(self.model.runs) < 4)
+    @rule(fail_fast=st.booleans())
+    def broadcast(self, *, fail_fast: bool) -> None:
+        """Begin a run that gives each worker one item, all of them read at once."""
+        pinned = range(len(self.model.scheduler.workers))
+        run = self.model.open(ordered=False, fail_fast=fail_fast, limit=len(pinned), pinned=pinned)
+        self.model.read(run, len(pinned))
+        self.model.end(run)
+
+    @precondition(lambda self: any(run.takes_input for run in self.model.live))
+    @rule(data=st.data(), count=st.integers(1, 60), ends=st.booleans())
+    def read(self, *, data: st.DataObject, count: int, ends: bool) -> None:
+        """Read more, perhaps to the end."""
+        run = data.draw(st.sampled_from([run for run in self.model.live if run.takes_input]), label="run")
+        self.model.read(run, count)
+        if ends:
+            self.model.end(run)
+
+    @precondition(lambda self: self.model.live)
+    @rule(data=st.data(), count=st.integers(1, 60))
+    def consume(self, *, data: st.DataObject, count: int) -> None:
+        """Let the caller take outcomes."""
+        self.model.consume(self.pick_run(data), count)
+
+    @precondition(lambda self: self.model.runs)
+    @rule(data=st.data())
+    def cancel(self, *, data: st.DataObject) -> None:
+        """Cancel any run, also one that is over."""
+        self.model.cancel(data.draw(st.sampled_from(list(self.model.runs.values())), label="run"))
+
+    @precondition(lambda self: len(self.model.ready) < len(self.model.scheduler.workers))
+    @rule(data=st.data())
+    def worker_ready(self, *, data: st.DataObject) -> None:
+        """Start a worker that is not there."""
+        missing = set(range(len(self.model.scheduler.workers))) - self.model.ready
+        self.model.make_ready(data.draw(st.sampled_from(sorted(missing)), label="worker"))
+
+    @precondition(lambda self: self.model.chunks)
+    @rule(data=st.data(), seconds=SECONDS, failed=st.booleans())
+    def answer(self, *, data: st.DataObject, seconds: float, failed: bool) -> None:
+        """Answer a part of a chunk, all of it, or stop early."""
+        chunk_id = data.draw(st.sampled_from(list(self.model.chunks)), label="chunk")
+        count = data.draw(st.integers(0, self.model.chunks[chunk_id].left), label="count")
+        done = data.draw(st.booleans(), label="done")
+        self.model.answer(chunk_id, count, seconds, failed=failed and count > 0, done=done)
+
+    @precondition(lambda self: self.model.chunks)
+    @rule(seconds=SECONDS)
+    def answer_all(self, *, seconds: float) -> None:
+        """Answer whole chunks, which is what workers mostly do."""
+        for chunk_id in list(self.model.chunks):
+            self.model.answer(chunk_id, self.model.chunks[chunk_id].left, seconds, done=True)
+
+    @precondition(lambda self: self.model.ready)
+    @rule(data=st.data())
+    def lose_worker(self, *, data: st.DataObject) -> None:
+        """End a worker with any number of items begun, also in slots that nothing is in any more."""
+        worker_id = data.draw(st.sampled_from(sorted(self.model.ready)), label="worker")
+        started = data.draw(st.dictionaries(st.integers(0, 31), st.integers(0, 12), max_size=4), label="stale")
+        for chunk in self.model.chunks.values():
+            if chunk.worker_id == worker_id:
+                started[chunk.slot] = data.draw(st.integers(0, chunk.count), label="started")
+        self.model.lose_worker(worker_id, started)
+
+    @invariant()
+    def holds(self) -> None:
+        """Check what must hold between any two events."""
+        if hasattr(self, "model"):
+            self.model.check()
+
+    def teardown(self) -> None:
+        """Let everything come to its end."""
+        if hasattr(self, "model"):
+            self.model.drain()
+
+
+TestScheduler = SchedulerMachine.TestCase
+TestScheduler.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
