@@ -397,5 +397,6 @@ def _give_back(failure: Failure) -> Failure:
 def _end_at_exit(driver: Driver, cleanup_timeout: float) -> None:
     if driver.alive:
         driver.shut_down("cancel", None)
-        driver.wait_over(cleanup_timeout + EXIT_MARGIN)
+        if not (driver.is_current_thread or is_inside(driver.backend)):  # whoever ran the garbage collector
+            driver.wait_over(cleanup_timeout + EXIT_MARGIN)
     signals.unwatch(driver)

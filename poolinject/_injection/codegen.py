@@ -60,13 +60,16 @@ def _code(source: str, name: str) -> CodeType:
 
 
 def _identifier(text: str) -> str:
-    word = re.sub(r"\W+", "_", text).strip("_") or "function"
-    return f"{word}_" if keyword.iskeyword(word) or word[0].isdigit() else word
+    word = re.sub(r"\W+", "_", text, flags=re.ASCII).strip("_") or "function"
+    if word[0].isdigit():
+        return f"_{word}"
+    return f"{word}_" if keyword.iskeyword(word) else word
 
 
 class _Writer:
     def __init__(self, plan: Plan, flavour: Flavour, *, measured: bool) -> None:
         self.plan, self.is_async, self.measured = plan, flavour == "async", measured
+        self.name = _identifier(plan.name)
         self.lines: list[str] = []
         self.constants: dict[str, Any] = {}
         generating = [step for step in plan.steps if isinstance(step, Step) and "generator" in step.kind]
@@ -75,7 +78,7 @@ class _Writer:
         self.stages: list[Stage] = []
 
     def write(self) -> Generated:
-        name = _identifier(self.plan.name)
+        name = self.name
         generators = "".join(f"g{slot} = " for slot in self.generators)
         begin = [f"{'async ' if self.is_async else ''}def call_{name}(item, index, attempt):", "    at = 0"]
         if generators:
@@ -211,7 +214,8 @@ class _Writer:
     def constant(self, name: str, value: object) -> str:
         """Name a constant; the same object keeps its name."""
         unique, number = name, 1
-        while RESERVED.fullmatch(unique) or self.constants.get(unique, value) is not value:
+        taken = f"call_{self.name}"
+        while unique == taken or RESERVED.fullmatch(unique) or self.constants.get(unique, value) is not value:
             number += 1
             unique = f"{name}_{number}"
         self.constants[unique] = value

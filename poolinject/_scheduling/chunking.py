@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 TARGET_SECONDS = 0.01  # of work in a chunk: long against a message, short against the patience of a reader
 TAIL_SECONDS = 0.001  # of work in a chunk near the end, where small chunks keep all workers busy
 PREFETCH_SECONDS = 0.02  # a chunk that takes longer is sent only to a worker that has nothing to do
@@ -46,6 +48,6 @@ class Chunking:
             size = min(size, max(share, int(TAIL_SECONDS / max(self.seconds, 1e-9)), 1))
         return min(size, available)
 
-    def estimate(self, count: int) -> float | None:
-        """Say how long so many items may take, ``None`` before anything is known."""
-        return None if self.seconds is None else self.seconds * count
+    def estimate(self, count: int) -> float:
+        """Say how long so many items may take, in seconds; infinite before anything is known."""
+        return math.inf if self.seconds is None else self.seconds * count

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextvars
 import threading
 import time
-import weakref
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from poolinject._scheduling.runs import WAIT_SECONDS, Block, Run
@@ -60,8 +59,7 @@ class Consumption:
         """Begin the run and give an iterator over it; the input is read in the background."""
         self._begin()
         iterator = self._iterate(convert)
-        # a generator that was never started has no code that could cancel the run
-        weakref.finalize(iterator, _abandon, self._driver, self._run).atexit = False
+        next(iterator)  # up to its first yield, so that closing or dropping it runs the code that cancels
         return iterator
 
     def _begin(self) -> None:
@@ -82,6 +80,7 @@ class Consumption:
     def _iterate(self, convert: Convert | None) -> Iterator[Any]:
         run = self._run
         try:
+            yield None
             while (block := self._next_block()) is not None:
                 if convert is None and block.failures:
                     yield from up_to_failure(block)

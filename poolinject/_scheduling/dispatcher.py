@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from poolinject._scheduling.backpressure import ReorderBuffer
 from poolinject._scheduling.runs import Block, Run
@@ -20,8 +19,7 @@ if TYPE_CHECKING:
 WIDTH = 4  # chunks for each worker that an automatic in-flight limit leaves room for
 
 
-@dataclass(frozen=True, slots=True)
-class InFlight:
+class InFlight(NamedTuple):
     """A chunk that a worker has."""
 
     run: Run
@@ -41,6 +39,7 @@ class Dispatcher:
         self._chunks: dict[int, InFlight] = {}
         self._loaded: list[set[int]] = [set() for _ in range(workers)]
         self._lost: WorkerLostError | None = None
+        self._untold: set[Run] = set()
 
     def open(self, run: Run) -> None:
         """Begin a run."""
@@ -65,6 +64,12 @@ class Dispatcher:
             if ended:
                 run.end_announced = True
                 self._perform(self.scheduler.ended(run.id))
+
+    def tell(self) -> None:
+        """Wake the consumers of what has been emitted since."""
+        for run in self._untold:
+            run.tell()
+        self._untold.clear()
 
     def ready(self, worker_id: int) -> None:
         """A worker can take chunks."""
@@ -142,6 +147,7 @@ class Dispatcher:
                 case Emit(run_id, start):
                     run = self.runs[run_id]
                     run.emit(run.blocks.pop(start))
+                    self._untold.add(run)
                 case TakeBack(worker_id, slot):
                     self._backend.take_back(worker_id, slot)
                 case Lose(run_id, index, worker_id):
@@ -151,7 +157,7 @@ class Dispatcher:
 
     def _send(self, send: Send) -> None:
         run = self.runs[send.run]
-        items = run.take_items(send.start, send.count, again=send.again)
+        items = run.take_items(send.start, send.size, again=send.again)
         self._chunks[send.chunk] = InFlight(run, send.worker_id, send.start, items)
         self.load(send.worker_id, run.load)
         options = run.options

@@ -151,8 +151,10 @@ class Driver:
                 if self._shutdown.over:
                     self._finish()
                     return
+            self.dispatcher.tell()
             for worker_id, message in self.backend.receive(0 if self._inbox else timeout):
                 self._follow(worker_id, message)
+            self.dispatcher.tell()
 
     @contextmanager
     def _mark_stepping(self) -> Iterator[None]:

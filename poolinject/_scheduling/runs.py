@@ -99,7 +99,7 @@ class Run:
         self._known = 0  # items of the buffer that have been announced
         self._outbox: deque[Block] = deque()
         self._changed = threading.Condition()
-        self._waits_for_room = False
+        self._waits_for_room = self._waits_for_block = False
         self._began = time.perf_counter()
 
     # the feeder's side
@@ -185,15 +185,19 @@ class Run:
             self.counts.sampled[name] = (before[0] + uses, before[1] + seconds)
 
     def emit(self, block: Block) -> None:
-        """Hand a block to the consumer."""
+        """Put a block where the consumer finds it; ``tell`` wakes a consumer that waits."""
         if self.on_block is not None:
             self.on_block(block)
             return
-        with self._changed:
-            self._outbox.append(block)
-            if self.options.eager:
-                self.pressure.released += len(block.values)
-            self._changed.notify_all()
+        self._outbox.append(block)
+        if self.options.eager:
+            self.pressure.released += len(block.values)
+
+    def tell(self) -> None:
+        """Wake who waits for what ``emit`` has put there: the consumer, and a feeder that has room now."""
+        if self._waits_for_block or (self.options.eager and self._waits_for_room):
+            with self._changed:
+                self._changed.notify_all()
 
     def widen(self, limit: int) -> None:
         """Raise the in-flight limit where it is automatic."""
@@ -229,10 +233,14 @@ class Run:
 
     def take(self, timeout: float) -> Block | None:
         """Wait for the next block; ``None`` where none has come in time or none will come."""
+        if self._outbox:
+            return self._outbox.popleft()
         with self._changed:
+            self._waits_for_block = True  # first the wish, then a second look: the driver does it the other way round
             if not self._outbox and not self.finished and timeout > 0:
                 self._changed.wait(timeout)
-            return self._outbox.popleft() if self._outbox else None
+            self._waits_for_block = False
+        return self._outbox.popleft() if self._outbox else None
 
     @property
     def exhausted(self) -> bool:

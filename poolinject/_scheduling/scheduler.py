@@ -9,16 +9,15 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from poolinject._scheduling.backpressure import ReorderBuffer
 from poolinject._scheduling.chunking import PREFETCH_SECONDS, Chunking
 
-WINDOW = 32  # chunks in flight to one worker, at the most
+WINDOW = 64  # chunks in flight to one worker, at the most
 
 
-@dataclass(frozen=True, slots=True)
-class Send:
+class Send(NamedTuple):
     """Send a chunk to a worker. ``again``: it came back from a worker that ended, so it is not in the buffer."""
 
     worker_id: int
@@ -26,20 +25,18 @@ class Send:
     chunk: int
     slot: int
     start: int
-    count: int
+    size: int
     again: bool
 
 
-@dataclass(frozen=True, slots=True)
-class TakeBack:
+class TakeBack(NamedTuple):
     """Let no further item of a chunk start."""
 
     worker_id: int
     slot: int
 
 
-@dataclass(frozen=True, slots=True)
-class Emit:
+class Emit(NamedTuple):
     """Hand the block that starts here to the caller."""
 
     run: int
@@ -55,8 +52,7 @@ class Lose:
     worker_id: int
 
 
-@dataclass(frozen=True, slots=True)
-class Finish:
+class Finish(NamedTuple):
     """The run is over: nothing of it is in flight, nothing will come."""
 
     run: int
@@ -94,22 +90,28 @@ class RunState:
 
 @dataclass(slots=True)
 class ChunkState:
-    """One chunk in flight; ``reported`` counts the outcomes that have come."""
+    """One chunk in flight; ``reported`` counts the outcomes that have come, ``seconds`` is what it may take."""
 
     id: int
     run: RunState
     slot: int
     start: int
     count: int
+    seconds: float
     reported: int = 0
 
 
 @dataclass(slots=True)
 class WorkerState:
-    """One slot for a worker."""
+    """One slot for a worker; ``load`` is what its chunks may take, in seconds.
+
+    A worker that has its fill wants nothing until half of it is done, so that chunks go out several at a time.
+    """
 
     id: int
     ready: bool = False
+    load: float = 0.0
+    full: bool = False
     chunks: dict[int, ChunkState] = field(default_factory=dict)
     slots: list[int] = field(default_factory=lambda: list(range(WINDOW)))
 
@@ -208,6 +210,7 @@ class Scheduler:
     def _close(self, worker: WorkerState, chunk: ChunkState) -> None:
         del worker.chunks[chunk.id]
         worker.slots.append(chunk.slot)
+        worker.load = worker.load - chunk.seconds if worker.chunks else 0.0  # no rest of rounding stays
         chunk.run.in_flight -= 1
 
     @staticmethod
@@ -248,17 +251,10 @@ class Scheduler:
 
     @staticmethod
     def _wants(worker: WorkerState) -> bool:
-        if not worker.chunks:
-            return True
-        if not worker.slots:
-            return False
-        total = 0.0
-        for chunk in worker.chunks.values():
-            seconds = chunk.run.chunking.estimate(chunk.count)
-            if seconds is None:
-                return False
-            total += seconds
-        return total < PREFETCH_SECONDS
+        share = 0.5 if worker.full else 1.0
+        wants = not worker.chunks or (worker.load < share * PREFETCH_SECONDS and len(worker.chunks) < share * WINDOW)
+        worker.full = not wants
+        return wants
 
     def _send(self, run: RunState, worker: WorkerState) -> Send:
         again = bool(run.again)
@@ -269,7 +265,9 @@ class Scheduler:
             count = 1 if run.pinned is not None else size
             run.next += count
         self._chunks += 1
-        chunk = ChunkState(self._chunks, run, worker.slots.pop(), start, count)
+        seconds = run.chunking.estimate(count)
+        chunk = ChunkState(self._chunks, run, worker.slots.pop(), start, count, min(seconds, PREFETCH_SECONDS))
+        worker.load += chunk.seconds
         worker.chunks[chunk.id] = chunk
         run.in_flight += 1
         return Send(worker.id, run.id, chunk.id, chunk.slot, start, count, again)

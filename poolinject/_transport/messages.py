@@ -1,10 +1,13 @@
-"""What caller and worker say to each other, as frozen records, and the outcomes that users see."""
+"""What caller and worker say to each other, as frozen records, and the outcomes that users see.
+
+The records that come by the thousand are tuples, which are quicker to make than frozen dataclasses.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, Literal, TypeAlias, TypeVar
+from typing import Any, Generic, Literal, NamedTuple, TypeAlias, TypeVar
 
 Value = TypeVar("Value")
 Phase: TypeAlias = Literal["setup", "call", "cleanup", "transport", "timeout", "lost"]
@@ -86,8 +89,7 @@ class Warm:
     functions: tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Chunk:
+class Chunk(NamedTuple):
     """Consecutive items of one run. ``slot`` is its place in the control block of the worker."""
 
     id: int
@@ -112,8 +114,7 @@ class Ready:
     error: BaseException | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Failed:
+class Failed(NamedTuple):
     """The failure of the item at ``offset`` of a block."""
 
     offset: int
@@ -123,8 +124,7 @@ class Failed:
     provider: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class Results:
+class Results(NamedTuple):
     """Outcomes of consecutive items of a chunk; ``values`` has ``None`` at the places of ``failures``.
 
     ``seconds`` is what the block took, ``each`` what its items took where the chunk is timed. ``done`` marks the

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pickle
 import struct
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from poolinject._transport import codec, frames, remote_errors
@@ -123,4 +122,4 @@ def guard(results: Results) -> Results:
     for failure in extra:
         values[failure.offset] = None
     failures = sorted((*results.failures, *extra), key=lambda failure: failure.offset)
-    return replace(results, values=values, failures=tuple(failures))
+    return results._replace(values=values, failures=tuple(failures))

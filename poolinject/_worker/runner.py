@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextvars
 import time
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from poolinject._injection.generators import Failed as ItemFailed
@@ -97,7 +96,7 @@ class Runner:
             elif self._fail(block, outcome, chunk):
                 break
         sampled = () if measured is None else measured.take()
-        self._send(replace(block.results(now, done=True), sampled=sampled))
+        self._send(block.results(now, done=True)._replace(sampled=sampled))
         interrupt, self._interrupt = self._interrupt, None
         if interrupt is not None:
             raise interrupt

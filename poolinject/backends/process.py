@@ -47,11 +47,8 @@ class Peer:
         self.connection.settimeout(0)
         self.frames = FrameReader()
         self.out: deque[Buffer] = deque()
+        self.events = READ  # that the selector is asked for
         self.at_end = False  # of the worker's messages
-
-    def queue(self, buffers: list[Buffer]) -> None:
-        """Add to what is to be written."""
-        self.out.extend(buffers)
 
     def write(self) -> None:
         """Write as much as the socket takes now."""
@@ -107,6 +104,7 @@ class ProcessBackend(Backend):
         self._selector: selectors.BaseSelector | None = None
         self._peers: list[Peer] = []
         self._preload: tuple[str, ...] = ()
+        self._unwritten: set[int] = set()
 
     def start(self, pool_name: str, workers: int, preload: Sequence[str]) -> int:
         """Start the processes; none of them imports the caller's main module."""
@@ -134,27 +132,30 @@ class ProcessBackend(Backend):
         self._selector.register(peer.process.sentinel, READ, (worker_id, "sentinel"))
 
     def send(self, worker_id: int, message: ToWorker) -> None:
-        """Encode, and write what the socket takes; the rest goes out while ``receive`` waits."""
+        """Encode; ``receive`` writes what has gathered, several messages in one system call."""
         peer = self._peers[worker_id]
         if isinstance(message, Chunk):
             peer.control.open_slot(message.slot, len(message.items))
-        peer.queue(wire.encode_to_worker(message))
-        peer.write()
-        self._want_write(worker_id, peer)
+        peer.out.extend(wire.encode_to_worker(message))
+        self._unwritten.add(worker_id)
 
-    def _want_write(self, worker_id: int, peer: Peer) -> None:
-        if self._selector is None or peer.at_end:
-            return
-        key = self._selector.get_map().get(peer.connection)
+    def _write(self, worker_id: int) -> None:
+        """Write what the socket takes now, and have the selector tell when it takes more."""
+        peer = self._peers[worker_id]
+        peer.write()
         events = READ | WRITE if peer.out else READ
-        if key is not None and key.events != events:
+        if events != peer.events and not peer.at_end and self._selector is not None:
             self._selector.modify(peer.connection, events, (worker_id, "connection"))
+            peer.events = events
 
     def receive(self, timeout: float | None) -> list[tuple[int, FromWorker | Gone]]:
         """Wait for sockets and sentinels alike, so that a worker's end is seen at once."""
         messages: list[tuple[int, FromWorker | Gone]] = []
         if self._selector is None:
             return messages
+        for worker_id in self._unwritten:
+            self._write(worker_id)
+        self._unwritten.clear()
         for key, events in self._selector.select(timeout):
             if key.data is None:
                 self._empty_waker()
@@ -165,8 +166,7 @@ class ProcessBackend(Backend):
                 messages.extend((worker_id, message) for message in self._bury(peer))
                 continue
             if events & WRITE:
-                peer.write()
-                self._want_write(worker_id, peer)
+                self._write(worker_id)
             if events & READ:
                 messages.extend((worker_id, message) for message in peer.read())
                 if peer.at_end:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import gc
 import itertools
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import Any, NoReturn
 
 import pytest
 
 from poolinject import InjectedPool
+from poolinject._scheduling.driver import Driver
 from tests.conftest import Kind
 from tests.pool import ledger as ledger_module
 
@@ -53,13 +55,12 @@ class Counter:
             before = -1
             while before != self.read:
                 before = self.read
-                self.still.wait(0.2)
+                self.still.wait(0.1)
             return self.read
 
 
-@pytest.mark.parametrize("limit", [1, 2, 10, 100])
-@pytest.mark.parametrize("chunksize", [None, 3])
-@pytest.mark.parametrize("method", ["imap", "imap_unordered", "outcomes"])
+@pytest.mark.parametrize(("limit", "chunksize"), [(1, None), (2, 3), (20, None), (20, 3)])
+@pytest.mark.parametrize("method", ["imap", "outcomes"])
 def test_a_paused_consumer_pauses_the_input(parallel: Kind, limit: int, chunksize: int | None, method: str) -> None:
     """What was read is what was handed out and what may be in flight, never more."""
     source = Counter()
@@ -67,9 +68,8 @@ def test_a_paused_consumer_pauses_the_input(parallel: Kind, limit: int, chunksiz
         results = getattr(pool, method)(echo, source, chunksize=chunksize)
         source.wait_until_read(limit)
         assert source.settle() == limit
-        for taken in (1, 5, 50):
-            list(itertools.islice(results, taken))
-            assert source.settle() <= limit + sum(each for each in (1, 5, 50) if each <= taken)
+        list(itertools.islice(results, 50))
+        assert source.settle() <= limit + 50
         results.close()
 
 
@@ -163,7 +163,7 @@ def test_an_abandoned_iterator_frees_its_work(backend: Kind, abandon: Any, metho
         read = source.settle()
         assert pool.map(echo, range(20)) == list(range(20))
         assert source.read == read
-        assert "0 runs" in repr(pool)
+        until(lambda: "0 runs" in repr(pool))
 
 
 def hold(item: int) -> int:
@@ -179,6 +179,7 @@ def test_an_abandoned_iterator_starts_no_further_item(parallel: Kind, ledger: Mo
         results = pool.imap(hold, range(100), chunksize=10)
         ledger.wait_for("began")
         results.close()  # type: ignore[attr-defined]
+        until(lambda: all(run.cancelled for run in driver_of(pool).dispatcher.scheduler.runs.values()))
         waiting = pool.submit(echo, 1)
         ledger.note("release")
         assert waiting.result(PATIENCE) == 1
@@ -196,11 +197,10 @@ def test_a_pool_dropped_with_its_iterator_ends(parallel: Kind) -> None:
 
 def test_an_iterator_keeps_its_pool_alive(parallel: Kind) -> None:
     """``for result in InjectedPool().imap(...)`` is not cut short."""
-    results = parallel.pool(2).imap(echo, iter(range(100)))
-    gc.collect()
-    assert list(results) == list(range(100))
     with pytest.warns(ResourceWarning, match="was not shut down"):
-        del results
+        results = parallel.pool(2).imap(echo, iter(range(100)))
+        gc.collect()
+        assert list(results) == list(range(100))
         gc.collect()
 
 
@@ -294,12 +294,20 @@ def test_a_long_list_is_not_copied_into_flight(parallel: Kind) -> None:
     with parallel.pool(2, max_in_flight=5) as pool:
         results = pool.imap(echo, list(range(1000)))
         assert next(results) == 0
-        assert "read " in repr(_run(pool))
-        assert _run(pool).pressure.read <= 5 + 2
+        (run,) = driver_of(pool).dispatcher.runs.values()
+        assert run.pressure.read <= 5 + 2
         results.close()  # type: ignore[attr-defined]
 
 
-def _run(pool: InjectedPool) -> Any:
+def driver_of(pool: InjectedPool) -> Driver:
+    """Give what only tests look at."""
     assert pool._driver is not None
-    (run,) = pool._driver.dispatcher.runs.values()
-    return run
+    return pool._driver
+
+
+def until(condition: Callable[[], bool]) -> None:
+    """Wait for something that the driver does on its own time."""
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.002)

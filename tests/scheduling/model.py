@@ -170,19 +170,19 @@ class Model:
     def send(self, send: Send) -> None:
         """Give a chunk to a worker."""
         run = self.runs[send.run]
-        indices = range(send.start, send.start + send.count)
+        indices = range(send.start, send.start + send.size)
         in_use = [chunk.slot for chunk in self.chunks.values() if chunk.worker_id == send.worker_id]
         assert not run.cancelled, "sent after the run was cancelled"
         assert not run.finished, "sent after the run was finished"
         assert send.worker_id in self.ready, "sent to a worker that is not there"
         assert send.slot not in in_use, "two chunks in one slot"
         assert 0 <= send.slot < WINDOW, "no such slot"
-        assert send.count > 0, "sent nothing"
+        assert send.size > 0, "sent nothing"
         assert run.unsent >= set(indices), "sent what is not there"
         assert run.pinned is None or [run.pinned[index] for index in indices] == [send.worker_id], "sent elsewhere"
         run.unsent.difference_update(indices)
         run.flying.update(indices)
-        self.chunks[send.chunk] = ModelChunk(run, send.worker_id, send.slot, send.start, send.count)
+        self.chunks[send.chunk] = ModelChunk(run, send.worker_id, send.slot, send.start, send.size)
 
     def take_back(self, worker_id: int, slot: int) -> None:
         """Let no further item of a chunk start; a worker that is gone has none to start."""

@@ -1,5 +1,6 @@
 """Sizes of chunks, the in-flight limit and the reorder buffer, in tables."""
 
+import math
 import random
 
 import pytest
@@ -25,7 +26,7 @@ def test_fixed_size_is_kept(*, fixed: int, available: int, ended: bool, size: in
 def test_first_chunk_has_one_item() -> None:
     """Nothing is known yet, so nothing is risked."""
     assert Chunking(None).take(1000, ended=True, workers=2) == 1
-    assert Chunking(None).estimate(5) is None
+    assert Chunking(None).estimate(5) == math.inf
 
 
 def test_size_grows_step_by_step_to_the_target() -> None:

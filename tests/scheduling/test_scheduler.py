@@ -74,7 +74,7 @@ def test_lost_worker_loses_what_it_had_begun_and_gives_back_the_rest() -> None:
     assert scheduler.gone(0, {send.slot: 3}) == [Lose(0, 2, 0), Emit(0, 2)]
     (again,) = scheduler.ready(1)
     assert isinstance(again, Send)
-    assert (again.start, again.count, again.again) == (3, 2, True)
+    assert (again.start, again.size, again.again) == (3, 2, True)
     assert scheduler.results(1, again.chunk, 2, 0.0, failed=False, done=True) == [Emit(0, 3), Finish(0)]
 
 

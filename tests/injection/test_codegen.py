@@ -1,0 +1,122 @@
+"""The source that is generated, as text: readable, the same every time, and found by tracebacks.
+
+After an intended change write the files anew with ``POOLINJECT_GOLDEN=write python -m pytest tests/injection``, and
+read the difference.
+"""
+
+import os
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import pytest
+
+from poolinject import Depends, InjectedPool, WorkerContext
+from poolinject._injection.codegen import Flavour, generate
+from poolinject._injection.generators import Failed
+from poolinject._injection.plan import Call
+from poolinject._injection.planner import Planner
+from poolinject._injection.registry import Registry
+from poolinject._injection.runtime import Runtime
+from tests.injection.golden_shapes import SHAPES, mixed
+
+GOLDEN = Path(__file__).parent / "golden"
+WRITES = os.environ.get("POOLINJECT_GOLDEN") == "write"
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_source_is_as_it_was(name: str) -> None:
+    """Each shape gives the text that somebody has read."""
+    source = generate(make_plan(*SHAPES[name][:2]), SHAPES[name][2]).source
+    path = GOLDEN / f"{name}.txt"
+    if WRITES:
+        path.write_text(source)
+    assert source == path.read_text()
+
+
+def test_every_golden_file_has_its_shape() -> None:
+    """No text is left over from a shape that is gone."""
+    assert {path.stem for path in GOLDEN.glob("*.txt")} == set(SHAPES)
+
+
+def make_plan(function: Callable[..., Any], call: Call = "map") -> Any:
+    """Plan a function without options."""
+    return Planner(Registry(), {}, {}).plan(function, call)
+
+
+def run(function: Callable[..., Any], item: object) -> Any:
+    """Run a function as a worker would."""
+    runtime = Runtime(WorkerContext(0, 0, "pool"))
+    return runtime.bind(make_plan(function))(item, 0, 1)
+
+
+@pytest.mark.parametrize("flavour", ["sync", "async"])
+def test_explain_shows_what_runs(flavour: Flavour) -> None:
+    """``explain`` gives the sync source and the order of the providers, and starts nothing."""
+    with InjectedPool(1, backend="inline") as pool:
+        view = pool.explain(mixed)
+        assert not pool.workers
+    assert (view.source == generate(make_plan(mixed), flavour).source) is (flavour == "sync")
+    assert view.providers == ("get_number", "get_remote", "get_stream", "get_session")
+    assert str(view).startswith("mixed(item)\n├── remote: get_remote [item]\n│   └── number: get_number [item]\n")
+
+
+def test_traceback_shows_the_generated_line() -> None:
+    """An error in a provider is read together with the call that led to it."""
+
+    def get_broken() -> int:
+        raise ValueError("broken")
+
+    def function(item: int, broken: Annotated[int, Depends(get_broken)]) -> None:
+        """Never get here."""
+
+    failed = run(function, 0)
+    assert isinstance(failed, Failed)
+    text = "".join(traceback.format_exception(failed.error))
+    assert "<poolinject call_function" in text
+    assert "v0 = get_broken()" in text
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["result", "error", "at", "item", "v0", "g1", "run", "mark", "class", "<lambda>", "1st", "é t", "x²", "ﬁt", "len"],
+)
+def test_provider_may_have_any_name(name: str) -> None:
+    """What a provider is called never collides with the names of the generated code."""
+
+    def get_value(item: int) -> int:
+        return item + 1
+
+    def function(item: int, value: Annotated[int, Depends(get_value)]) -> int:
+        return value
+
+    get_value.__qualname__ = function.__qualname__ = name
+    assert run(function, 41) == 42
+
+
+def test_provider_may_be_called_like_the_generated_function() -> None:
+    """The function for ``function`` is ``call_function``; so may a provider be."""
+
+    def call_function() -> int:
+        return 42
+
+    def function(item: int, value: Annotated[int, Depends(call_function)]) -> int:
+        return value
+
+    assert run(function, 0) == 42
+
+
+def test_two_providers_of_one_name_stay_apart() -> None:
+    """Names are made unique where objects differ."""
+
+    def make(value: int) -> Callable[[], int]:
+        def get() -> int:
+            return value
+
+        return get
+
+    def function(item: int, a: Annotated[int, Depends(make(1))], b: Annotated[int, Depends(make(2))]) -> list[int]:
+        return [item, a, b]
+
+    assert run(function, 0) == [0, 1, 2]
