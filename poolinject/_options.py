@@ -45,27 +45,42 @@ def seconds(name: str, value: Any) -> float:
     return float(value)
 
 
-def overrides(mapping: Mapping[Any, Any]) -> Mapping[Any, Any]:
-    """Check that both sides can be called."""
+def lifetimes(declared: Mapping[Any, Any] | None) -> Mapping[Any, Any]:
+    """Check that it is a mapping; what it says is checked where it is read."""
+    return _mapping("lifetimes", "lifetime", declared)
+
+
+def overrides(replacements: Mapping[Any, Any] | None) -> Mapping[Any, Any]:
+    """Check that both sides can be called; give the mapping itself, which may change between runs."""
+    checked = _mapping("overrides", "provider", replacements)
+    for pair in checked.items():
+        _providers("overrides", pair)
+    return checked
+
+
+def _mapping(name: str, target: str, mapping: Any) -> Mapping[Any, Any]:
+    if mapping is None:
+        return {}
     if not isinstance(mapping, Mapping):
-        message = f"overrides must be a mapping from provider to provider, not {mapping!r}"
+        message = f"{name} must be a mapping from provider to {target}, not {mapping!r}"
         raise TypeError(message)
-    for pair in mapping.items():
-        for provider in pair:
-            if not callable(provider):
-                message = f"overrides: {provider!r} is not a provider: it cannot be called"
-                raise TypeError(message)
     return mapping
 
 
 def warm(providers: Iterable[Any]) -> tuple[Any, ...]:
     """Check that all can be called."""
-    checked = tuple(providers)
-    for provider in checked:
+    if not isinstance(providers, Iterable):
+        message = f"warm must be an iterable of providers, not {providers!r}"
+        raise TypeError(message)
+    return _providers("warm", tuple(providers))
+
+
+def _providers(name: str, providers: tuple[Any, ...]) -> tuple[Any, ...]:
+    for provider in providers:
         if not callable(provider):
-            message = f"warm: {provider!r} is not a provider: it cannot be called"
+            message = f"{name}: {provider!r} is not a provider: it cannot be called"
             raise TypeError(message)
-    return checked
+    return providers
 
 
 def mode(name: str) -> None:

@@ -83,9 +83,8 @@ class InjectedPool:
         self._workers = _options.workers(workers)
         self._backend = make_backend(backend, start_method)
         by_reference = self._backend.capabilities.shares_memory
-        overrides = _options.overrides({} if overrides is None else overrides)
-        self._functions = Functions(lifetimes or {}, overrides, by_reference=by_reference)
-        self._lifetimes = lifetimes or {}
+        overrides = _options.overrides(overrides)
+        self._functions = Functions(_options.lifetimes(lifetimes), overrides, by_reference=by_reference)
         self._warm = _options.warm(warm)
         self._max_in_flight = _options.at_least_one("max_in_flight", max_in_flight)
         self._cleanup_timeout = _options.seconds("cleanup_timeout", cleanup_timeout)
@@ -276,14 +275,14 @@ class InjectedPool:
         if timeout is not None:
             _options.seconds("timeout", timeout)
         self._refuse_inside()
+        if self._driver is not None and self._driver.is_current_thread:
+            message = "a done-callback must not shut its own pool down"
+            raise RuntimeError(message)
         with self._lock:
             self._closed = True
             driver = self._driver
         if driver is None:
             return CleanupReport({}, 0.0)
-        if driver.is_current_thread:
-            message = "a done-callback must not shut its own pool down"
-            raise RuntimeError(message)
         driver.shut_down(mode, timeout)
         try:
             driver.wait_over(None if mode == "drain" else self._cleanup_timeout + EXIT_MARGIN)

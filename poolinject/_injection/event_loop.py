@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import sys
 import threading
 import types
 from asyncio.events import _get_running_loop, _set_running_loop
@@ -15,7 +16,7 @@ from asyncio.tasks import _enter_task, _leave_task
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Generator
+    from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
 
     Step = Coroutine[Any, Any, Any]
 
@@ -50,7 +51,17 @@ class LocalLoop:
         """Give the loop, made on first use."""
         if self._loop is None:
             self._loop = asyncio.new_event_loop()
+            if sys.get_asyncgen_hooks() == (
+                None,
+                None,
+            ):  # for the whole thread: to set them for each step costs too much
+                sys.set_asyncgen_hooks(finalizer=self._finalize)
         return self._loop
+
+    def _finalize(self, generator: AsyncGenerator[Any, None]) -> None:
+        """Close an async generator that user code has left before its end."""
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._loop.create_task, generator.aclose())
 
     def is_current(self, loop: asyncio.AbstractEventLoop) -> bool:
         """Tell whether a loop is this one and not being closed."""
@@ -74,11 +85,14 @@ class LocalLoop:
         finally:
             _set_running_loop(previous)
             loop.close()
+            if sys.get_asyncgen_hooks().finalizer == self._finalize:
+                sys.set_asyncgen_hooks(None, None)
             for host in self._hosts:
                 host.forget()
 
 
 async def _wind_up() -> None:
+    await asyncio.sleep(0)  # async generators that were left are on their way to be closed
     tasks = asyncio.all_tasks() - {asyncio.current_task()}
     for task in tasks:
         task.cancel()
@@ -99,11 +113,12 @@ class LocalHost:
     def __init__(self, loop: LocalLoop) -> None:
         self._loop = loop
         self._task: asyncio.Task[None] | None = None
+        self._cancelled: asyncio.CancelledError | None = None
         self._wanted: asyncio.Future[tuple[Any, asyncio.Future[Any]]]
 
     def forget(self) -> None:
         """Drop the task of a loop that has been closed."""
-        self._task = None
+        self._task = self._cancelled = None
 
     def run(self, coroutine: Step) -> Any:
         """Run a coroutine to its end; no running loop is to be seen before and after."""
@@ -132,18 +147,20 @@ class LocalHost:
         return self._task
 
     async def _serve(self, loop: asyncio.AbstractEventLoop) -> None:
+        outcome: tuple[bool, Any]
         while True:
             self._wanted = loop.create_future()
             try:
                 waits_for, done = await self._wanted
-            except asyncio.CancelledError:
+            except asyncio.CancelledError as error:
                 if not self._loop.is_current(loop):
                     raise
-                continue  # cancelled between two waits, say by a task group: the next wait is told
-            try:
-                outcome = True, await _wait_for(waits_for)
-            except BaseException as error:  # noqa: BLE001 - it belongs to the coroutine that waits
-                outcome = False, error
+                if self._wanted.cancelled():
+                    self._cancelled = error  # between two waits, say by a task group: the next wait is told
+                    continue
+                done, outcome = self._wanted.result()[1], (False, error)  # before the wait had begun
+            else:
+                outcome = await _outcome_of(waits_for)
             if not done.done():
                 done.set_result(outcome)
 
@@ -151,7 +168,9 @@ class LocalHost:
         """Let the loop turn until the wait is over; give whether it went well, and its value or error."""
         if self._wanted.cancelled():
             self._turn(loop, _yield_once())
-            return False, asyncio.CancelledError()
+        if self._cancelled is not None:
+            cancelled, self._cancelled = self._cancelled, None
+            return False, cancelled
         done: asyncio.Future[tuple[bool, Any]] = loop.create_future()
         self._wanted.set_result((waits_for, done))
         try:
@@ -159,6 +178,7 @@ class LocalHost:
         except BaseException as error:  # noqa: BLE001 - an interrupt, which the coroutine is to see
             task.cancel()
             self._turn(loop, asyncio.wait([done], timeout=STOP_TIMEOUT))
+            task.uncancel()
             return False, error
         return outcome
 
@@ -176,6 +196,13 @@ class LocalHost:
 def _wait_for(waits_for: Any) -> Generator[Any, Any, Any]:
     """Wait, in the task that awaits this, for what a coroutine elsewhere has yielded."""
     return (yield waits_for)
+
+
+async def _outcome_of(waits_for: Any) -> tuple[bool, Any]:
+    try:
+        return True, await _wait_for(waits_for)
+    except BaseException as error:  # noqa: BLE001 - it belongs to the coroutine that waits
+        return False, error
 
 
 async def _yield_once() -> None:
@@ -211,6 +238,10 @@ class LoopThread:
                 self._thread = threading.Thread(target=run, name=f"{self._name} event loop", daemon=True)
                 self._thread.start()
             return self._loop
+
+    def is_current(self, loop: asyncio.AbstractEventLoop) -> bool:
+        """Tell whether a loop is this one and not being closed."""
+        return loop is self._loop
 
     def host(self) -> ThreadHost:
         """Make a new host; it costs nothing until it runs something."""
@@ -260,10 +291,22 @@ class ThreadHost:
         self._steps.put_nowait((step, done))
         return await done
 
-    @staticmethod
-    async def _serve(steps: asyncio.Queue[tuple[Step, asyncio.Future[Any]]]) -> None:
+    async def _serve(self, steps: asyncio.Queue[tuple[Step, asyncio.Future[Any]]]) -> None:
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101 - tells mypy
+        cancelled: asyncio.CancelledError | None = None
         while True:
-            step, done = await steps.get()
+            try:
+                step, done = await steps.get()
+            except asyncio.CancelledError as error:
+                if not self._loop.is_current(task.get_loop()):
+                    raise
+                task.uncancel()
+                cancelled = error  # between two steps, say by a task group: the next wait is told
+                continue
+            if cancelled is not None:
+                task.cancel(*cancelled.args)
+                cancelled = None
             await _answer(step, done)
 
 

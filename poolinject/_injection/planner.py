@@ -7,7 +7,7 @@ makes below a cached dependency is made again all the same, as FastAPI does.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from fastapi import params
@@ -35,6 +35,7 @@ from poolinject._injection.registry import Registry, identity, look_up
 from poolinject._injection.signature import EMPTY, Declared, declared_parameters, kind_of, name_of
 from poolinject._injection.signature import POSITIONAL as POSITIONAL_KINDS
 from poolinject._injection.traits import Traits
+from poolinject._injection.validation import Site
 from poolinject.markers import ItemContext, Lifetime, Provider, WorkerContext
 
 if TYPE_CHECKING:
@@ -44,17 +45,6 @@ if TYPE_CHECKING:
 def give(value: Any) -> Any:
     """Return the dependency itself: the function of a plan that only gets one."""
     return value
-
-
-@dataclass(frozen=True, slots=True)
-class Site:
-    """Where the planner stands: the way from the function, and what holds there."""
-
-    path: tuple[str, ...]
-    stack: tuple[Hashable, ...]
-    scopes: tuple[str, ...]
-    holder: Lifetime
-    closes_late: bool  # below a generator that is closed with the request
 
 
 class Planner:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from fastapi.security import SecurityScopes
@@ -21,11 +22,20 @@ if TYPE_CHECKING:
 
     from fastapi import params
 
-    from poolinject._injection.planner import Site
-
 CONTEXTS = (ItemContext, WorkerContext, SecurityScopes)
 OF_A_REQUEST = (HTTPConnection, Response, BackgroundTasks)  # HTTPConnection: base of Request and WebSocket
 ATOMS = (type(None), bool, int, float, complex, str, bytes)
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """Where the planner stands: the way from the function, and what holds there."""
+
+    path: tuple[str, ...]
+    stack: tuple[Hashable, ...]
+    scopes: tuple[str, ...]
+    holder: Lifetime
+    closes_late: bool  # below a generator that is closed with the request
 
 
 class Lifetimes:

@@ -41,6 +41,7 @@ class Consumption:
             BaseException: What ended the run, once nothing of it runs any more.
         """
         driver, run = self._driver, self._run
+        self._refuse_to_wait()
         values: list[Any] = []
         try:
             driver.open(run)
@@ -107,9 +108,7 @@ class Consumption:
 
     def _next_block(self) -> Block | None:
         driver, run = self._driver, self._run
-        if driver.is_current_thread:
-            message = "a done-callback must not wait for its own pool: submit the call, or do it on another thread"
-            raise RuntimeError(message)
+        self._refuse_to_wait()
         while True:
             if driver.inline and not run.finished:
                 run.read(self._source, driver.notify, most=run.chunking.size if run.wants_items else 0)
@@ -119,6 +118,11 @@ class Consumption:
                 return block
             if not driver.alive and not run.finished:
                 raise driver.failure or PoolClosedError(driver.name)
+
+    def _refuse_to_wait(self) -> None:
+        if self._driver.is_current_thread:
+            message = "a done-callback must not wait for its own pool: submit the call, or do it on another thread"
+            raise RuntimeError(message)
 
     def _raise_end(self) -> None:
         run = self._run
@@ -134,7 +138,7 @@ class Consumption:
         driver, run = self._driver, self._run
         driver.cancel(run)
         deadline = time.monotonic() + self._settle_seconds
-        while not run.finished and driver.alive and time.monotonic() < deadline:
+        while not run.finished and driver.alive and not driver.is_current_thread and time.monotonic() < deadline:
             if driver.inline:
                 driver.step(0)
             else:

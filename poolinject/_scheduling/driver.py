@@ -42,7 +42,8 @@ class Driver:
         self.starting = set(range(workers))
         self.ended: set[int] = set()
         self.started, self.over = threading.Event(), threading.Event()
-        self.stepping = False
+        self.stepping_on: int | None = None  # the thread that is in ``step``
+        self.after_step: Callable[[], None] | None = None  # what a signal handler put off to the end of it
         self.inline = backend.capabilities.runs_in_caller
         self._warm, self._to_warm = tuple(warm), set(range(workers)) if warm else set()
         self._cleanup_timeout = cleanup_timeout
@@ -158,11 +159,14 @@ class Driver:
 
     @contextmanager
     def _mark_stepping(self) -> Iterator[None]:
-        before, self.stepping = self.stepping, True
+        before, self.stepping_on = self.stepping_on, threading.get_ident()
         try:
             yield
         finally:
-            self.stepping = before
+            self.stepping_on = before
+            if before is None and self.after_step is not None:
+                after, self.after_step = self.after_step, None
+                after()
 
     def _follow(self, worker_id: int, message: FromWorker | Gone) -> None:
         match message:

@@ -96,9 +96,9 @@ class Shutdown:
         for worker_id in range(len(self._dispatcher.items_done)):
             answer = self._answers.get(worker_id)
             status: CleanupStatus = "lost"
-            if answer is not None:
-                status = "errors" if answer.failures else "clean"
-            elif worker_id in self._timed_out:
+            if worker_id in self._timed_out:  # also where it answered after all, once it had been terminated
                 status = "timed out"
+            elif answer is not None:
+                status = "errors" if answer.failures else "clean"
             workers[worker_id] = WorkerCleanup(status, answer.failures if answer is not None else ())
         return CleanupReport(workers, time.monotonic() - self._began)

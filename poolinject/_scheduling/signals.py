@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from poolinject._worker.lifecycle import Terminated
@@ -47,8 +48,10 @@ def _put_back() -> None:
 
 def _on_sigterm(signum: int, _frame: object) -> None:
     """Shut down and wait without locks: the interrupted code may hold any of them."""
-    if any(driver.inline and driver.stepping for driver, _ in _watched):
-        raise Terminated(128 + signum)  # inside an item: its scope closes while the exception goes up
+    for driver, _ in _watched:
+        if driver.inline and driver.stepping_on == threading.get_ident():  # inside an item
+            driver.after_step = partial(_on_sigterm, signum, None)
+            raise Terminated(128 + signum)  # its scope closes while the exception goes up
     pools, _watched[:] = list(_watched), []
     if not pools:  # the last pool was closed on another thread
         _again(signum)

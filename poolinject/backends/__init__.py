@@ -23,10 +23,14 @@ def make_backend(backend: str | Backend, start_method: str | None) -> Backend:
     """Find a backend by name.
 
     Raises:
+        TypeError: If it is neither a name nor a backend.
         ValueError: If the name is not known, or *start_method* is given to a backend that starts no process.
     """
     if isinstance(backend, Backend):
         return backend
+    if not isinstance(backend, str):
+        message = f"backend must be a name or a Backend, not {backend!r}"
+        raise TypeError(message)
     if backend not in BACKENDS:
         message = f"backend {backend!r} is not one of {', '.join(map(repr, BACKENDS))}"
         raise ValueError(message)

@@ -77,24 +77,18 @@ def span(name: str) -> Iterator[str]:
 
 
 def check_balanced() -> None:
-    """Every setup (``name+``) has exactly one cleanup (``name-``), in its process, in reverse order in its thread.
+    """Every setup (``name+``) has exactly one cleanup (``name-``) in its process; what belongs together in reverse order.
 
-    Entries that end otherwise are passed over. What threads share may be closed by another one than opened it, so the
-    order is that of one thread only where both ends are the same thread's.
+    The last word of a name says what it belongs to. Entries that end otherwise are passed over.
     """
-    open_by_process: dict[int, list[str]] = {}
-    by_thread: dict[tuple[int, int], list[str]] = {}
+    stacks: dict[tuple[int, str], list[str]] = {}
     for entry in read():
         name, sign = entry.text[:-1], entry.text[-1]
-        opened = open_by_process.setdefault(entry.pid, [])
-        stack = by_thread.setdefault((entry.pid, entry.thread), [])
+        stack = stacks.setdefault((entry.pid, name.split(" ")[-1]), [])
         if sign == "+":
-            opened.append(name)
             stack.append(name)
         elif sign == "-":
-            assert name in opened, f"{entry} closes what its process has not open: {opened}"
-            opened.remove(name)
-            if name in stack:
-                assert stack.pop() == name, f"{entry} does not close the newest: {stack}"
-    left = {pid: names for pid, names in open_by_process.items() if names}
+            assert stack, f"{entry} closes what its process has not open"
+            assert stack.pop() == name, f"{entry} does not close the newest: {stack}"
+    left = {key: names for key, names in stacks.items() if names}
     assert not left, f"never closed: {left}"
