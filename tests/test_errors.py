@@ -21,10 +21,10 @@ EXAMPLES: dict[str, tuple[object, ...]] = {
     "PoolClosedError": ("flights",),
     "BackendUnavailableError": ("ray", "pip install poolinject[ray]"),
 }
-CLASSES = {
+CLASSES: dict[str, type[Exception]] = {
     name: value
     for name, value in vars(errors).items()
-    if inspect.isclass(value) and value.__module__ == errors.__name__
+    if inspect.isclass(value) and issubclass(value, Exception) and value.__module__ == errors.__name__
 }
 each_error = pytest.mark.parametrize("name", EXAMPLES)
 

@@ -10,6 +10,10 @@ from fastapi.security import SecurityScopes
 from poolinject import Depends, ItemContext, WorkerContext
 from poolinject._injection.codegen import Flavour
 from poolinject._injection.plan import Call
+from tests.injection.graphs import FASTAPI_VERSION
+
+HAS_SCOPE = FASTAPI_VERSION >= (0, 121, 0)  # before that there is no ``Depends(scope=)``
+FUNCTION_SCOPE: dict[str, Any] = {"scope": "function"} if HAS_SCOPE else {}
 
 
 def get_number() -> int:
@@ -52,7 +56,7 @@ def seed(
     message: str,
     engine: Annotated[int, Depends(get_engine, lifetime="pool")],
     session: Annotated[int, Depends(get_session)],
-    early: Annotated[int, Depends(get_early, scope="function")],
+    early: Annotated[int, Depends(get_early, **FUNCTION_SCOPE)],
 ) -> object:
     return message, engine, session, early
 

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from poolinject import Depends
 from poolinject._injection.signature import Kind
 from poolinject.markers import Lifetime
+from tests.injection.golden_shapes import HAS_SCOPE
 
 Setup = Literal["goes well", "raises", "does not yield"]
 Cleanup = Literal["goes well", "raises", "yields again"]
@@ -60,7 +61,7 @@ class World:
 def nodes(draw: st.DrawFn, position: int, *, is_function: bool = False) -> Node:
     """Draw a provider that depends on some of those before it."""
     kinds: list[Kind] = ["call", "coroutine"] if is_function else ["call", "coroutine", "generator", "async generator"]
-    scopes = st.sampled_from([None, None, "function", "request"])
+    scopes = st.sampled_from([None, None, "function", "request"] if HAS_SCOPE else [None])
     uses = st.builds(Use, st.integers(0, max(0, position - 1)), st.booleans() | st.just(value=True), scopes)
     lifetimes: list[Lifetime | None] = [None, None, None, "worker", "pool"]
     return Node(

@@ -18,6 +18,7 @@ from poolinject._injection.plan import Call
 from poolinject._injection.planner import Planner
 from poolinject._injection.registry import Registry
 from poolinject.markers import Lifetime, Provider
+from tests.injection.golden_shapes import FUNCTION_SCOPE, HAS_SCOPE
 
 
 @dataclass
@@ -201,7 +202,7 @@ def get_function_scoped() -> Iterator[int]:
     yield 1
 
 
-def get_request_scoped(inner: Annotated[int, Depends(get_function_scoped, scope="function")]) -> Iterator[int]:
+def get_request_scoped(inner: Annotated[int, Depends(get_function_scoped, **FUNCTION_SCOPE)]) -> Iterator[int]:
     yield inner
 
 
@@ -298,6 +299,8 @@ CASES = [
 @pytest.mark.parametrize("case", [pytest.param(case, id=f"{case.id}-{case.call}") for case in CASES])
 def test_wrong_declaration_is_named(case: Case) -> None:
     """The path leads from the function to the culprit; problem and remedy are told."""
+    if case.function is closes_too_early and not HAS_SCOPE:
+        pytest.skip("this FastAPI has no Depends(scope=)")
     planner = Planner(Registry(), case.lifetimes, {})
     with pytest.raises(PlanError) as raised:
         planner.plan(case.function, case.call)

@@ -1,7 +1,5 @@
 """Scopes of what outlives an item: built once, closed in reverse, whatever fails on the way."""
 
-from __future__ import annotations
-
 import asyncio
 import contextvars
 import threading

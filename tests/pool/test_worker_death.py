@@ -1,0 +1,222 @@
+"""A worker that ends costs the item that it was running, nothing else."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Annotated, Any
+
+import pytest
+
+from poolinject import Depends, Failure, InjectedPool, Success, WorkerContext, WorkerLostError
+from tests.conftest import Kind
+from tests.pool.ledger import note, span, wait_for
+
+PATIENCE = 15.0
+
+
+def die_by_kill() -> None:
+    """As an out-of-memory killer does it."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def die_by_exit() -> None:
+    """As a C library does it."""
+    os._exit(17)
+
+
+def die_by_sigterm() -> None:
+    """As an operator does it."""
+    os.kill(os.getpid(), signal.SIGTERM)
+    wait_for("never")
+
+
+WAYS: list[tuple[Callable[[], None], int, str]] = [
+    (die_by_kill, -9, "was ended by SIGKILL"),
+    (die_by_exit, 17, "exited with code 17"),
+    (die_by_sigterm, -15, "was ended by SIGTERM"),
+]
+ways = pytest.mark.parametrize(("die", "code", "text"), WAYS, ids=lambda value: getattr(value, "__name__", ""))
+
+
+def run_or_die(item: tuple[int, Callable[[], None] | None]) -> int:
+    """Die where the item says how."""
+    number, die = item
+    if die is not None:
+        die()
+    return number
+
+
+@ways
+@pytest.mark.parametrize("chunksize", [None, 1, 4, 100])
+def test_a_lost_worker_fails_only_the_item_that_it_held(
+    process: Kind, ledger: ModuleType, die: Callable[[], None], code: int, text: str, chunksize: int | None
+) -> None:
+    """Neither the rest of its chunk nor the chunks behind it; a replacement has its id."""
+    items: list[Any] = [(number, die if number == 5 else None) for number in range(20)]
+    with process.pool(1) as pool:
+        results = pool.map(run_or_die, items, on_error="return", chunksize=chunksize)
+        assert results[:5] + results[6:] == [*range(5), *range(6, 20)]
+        failure = results[5]
+        assert isinstance(failure, Failure)
+        assert (failure.index, failure.item, failure.phase, failure.worker_id) == (5, items[5], "lost", 0)
+        assert isinstance(failure.error, WorkerLostError)
+        assert (failure.error.worker_id, failure.error.exit_code, failure.error.index) == (0, code, 5)
+        assert str(failure.error) == f"worker 0 {text} while it held item 5"
+        assert pool.map(run_or_die, [(1, None)]) == [1]
+        (worker,) = pool.workers
+        assert (worker.worker_id, worker.generation) == (0, 1)
+        assert pool.report.failed == 0
+
+
+@ways
+def test_raise_tells_of_the_lost_worker(
+    process: Kind, ledger: ModuleType, die: Callable[[], None], code: int, text: str
+) -> None:
+    """As of any failure; the pool stays usable."""
+    with process.pool(2) as pool:
+        with pytest.raises(WorkerLostError, match=text) as caught:
+            pool.map(run_or_die, [(0, None), (1, die), *((number, None) for number in range(2, 100))])
+        assert "failed in phase 'lost'" in caught.value.__notes__[0]
+        assert pool.map(run_or_die, [(number, None) for number in range(20)]) == list(range(20))
+
+
+@pytest.mark.parametrize("method", ["imap", "imap_unordered", "outcomes"])
+def test_lazy_methods_go_on_after_a_loss(process: Kind, method: str) -> None:
+    """Each item has exactly one outcome."""
+    items: list[Any] = [(number, die_by_kill if number % 10 == 3 else None) for number in range(40)]
+    with process.pool(2) as pool:
+        options = {} if method == "outcomes" else {"on_error": "return"}
+        results = list(getattr(pool, method)(run_or_die, iter(items), **options))
+        lost = sorted(result.index for result in results if isinstance(result, Failure))
+        assert lost == [3, 13, 23, 33]
+        assert len(results) == 40
+        assert pool.report.lost_workers == 4
+        done = (result.value if isinstance(result, Success) else result for result in results)
+        assert sorted(value for value in done if isinstance(value, int)) == [n for n in range(40) if n % 10 != 3]
+
+
+def test_the_others_go_on_meanwhile(process: Kind, ledger: ModuleType) -> None:
+    """Another worker's item is none the worse."""
+    with process.pool(2) as pool:
+        slow = pool.submit(hold, 1)
+        ledger.wait_for("began")
+        assert isinstance(pool.submit(run_or_die, (0, die_by_kill)).exception(PATIENCE), WorkerLostError)
+        assert pool.submit(run_or_die, (2, None)).result(PATIENCE) == 2
+        ledger.note("release")
+        assert slow.result(PATIENCE) == 1
+
+
+def hold(item: int) -> int:
+    """Wait for the test."""
+    note("began")
+    wait_for("release")
+    return item
+
+
+def kill_one(worker: WorkerContext) -> int:
+    """Kill one of three."""
+    if worker.worker_id == 1 and worker.generation == 0:
+        die_by_kill()
+    return worker.generation
+
+
+def test_broadcast_tells_which_worker_was_lost(process: Kind) -> None:
+    """The next one reaches its replacement."""
+    with process.pool(3) as pool:
+        outcomes = pool.broadcast(kill_one)
+        assert [type(outcomes[worker_id]) for worker_id in range(3)] == [Success, Failure, Success]
+        again = pool.broadcast(kill_one)
+        assert [outcome.value for outcome in again.values()] == [0, 1, 0]  # type: ignore[union-attr]
+
+
+def test_an_idle_worker_that_is_killed_is_replaced(process: Kind) -> None:
+    """Nobody notices, but for its pid and generation."""
+    with process.pool(1) as pool:
+        pool.map(run_or_die, [(1, None)])
+        os.kill(pool.workers[0].pid, signal.SIGKILL)
+        for _ in range(3):
+            assert pool.map(run_or_die, [(number, None) for number in range(50)]) == list(range(50))
+        assert pool.workers[0].generation == 1
+
+
+def get_connection(worker: WorkerContext) -> Iterator[str]:
+    """One in each worker."""
+    yield from span(f"connection w{worker.worker_id}.{worker.generation}")
+
+
+def connected(item: tuple[int, Callable[[], None] | None], _: Annotated[str, Depends(get_connection)]) -> int:
+    """Use it."""
+    return run_or_die(item)
+
+
+def test_a_terminated_worker_closes_what_it_has_open(process: Kind, ledger: ModuleType) -> None:
+    """Its replacement opens its own."""
+    with process.pool(1, lifetimes={get_connection: "worker"}) as pool:
+        results = pool.map(connected, [(0, None), (1, die_by_sigterm), (2, None)], on_error="return")
+        assert [results[0], results[2]] == [0, 2]
+        assert isinstance(results[1].error, WorkerLostError)
+    assert ledger.count("connection w0.0") == ledger.count("connection w0.1") == 2
+    ledger.check_balanced()
+
+
+def test_an_idle_worker_that_is_terminated_closes_what_it_has_open(process: Kind, ledger: ModuleType) -> None:
+    """As it would at shutdown."""
+    with process.pool(1, lifetimes={get_connection: "worker"}) as pool:
+        pool.map(connected, [(0, None)])
+        os.kill(pool.workers[0].pid, signal.SIGTERM)
+        ledger.wait_for("connection w0.0-")
+        assert pool.map(connected, [(1, None)]) == [1]
+    ledger.check_balanced()
+
+
+def test_a_replacement_is_warmed_as_well(process: Kind, ledger: ModuleType) -> None:
+    """Before it gets an item."""
+    with process.pool(1, lifetimes={get_connection: "worker"}, warm=[get_connection]) as pool:
+        pool.map(run_or_die, [(0, die_by_kill)], on_error="return")
+        ledger.wait_for("connection w0.1+")
+        assert pool.map(run_or_die, [(0, None)]) == [0]
+
+
+def get_deadly() -> None:
+    """Kill each worker before it is ready."""
+    note("deadly")
+    die_by_kill()
+
+
+def test_workers_that_die_at_start_end_the_pool_with_one_error(process: Kind, ledger: ModuleType) -> None:
+    """Not in an endless loop."""
+    pool = process.pool(2, lifetimes={get_deadly: "worker"}, warm=[get_deadly])
+    with pytest.raises(WorkerLostError, match="SIGKILL"), pool:
+        raise AssertionError
+    assert 3 <= ledger.count("deadly") <= 10
+    assert "closed" in repr(pool)
+
+
+def test_workers_that_die_at_start_end_the_run_with_one_error(process: Kind, ledger: ModuleType) -> None:
+    """Where there is no ``with``, and for whoever comes later."""
+    pool = process.pool(2, lifetimes={get_deadly: "worker"}, warm=[get_deadly])
+    with pytest.raises(WorkerLostError, match="SIGKILL"):
+        pool.map(run_or_die, [(1, None)])
+    with pytest.raises(WorkerLostError, match="SIGKILL"):
+        pool.map(run_or_die, [(1, None)])
+    with pytest.raises(WorkerLostError, match="SIGKILL"):
+        list(pool.imap(run_or_die, [(1, None)]))
+    pool.shutdown()
+
+
+def test_a_worker_that_cannot_start_is_told_once(process: Kind, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """An interpreter that is not there is no reason to hang."""
+    from multiprocessing import spawn  # noqa: PLC0415 - what the launcher asks
+
+    monkeypatch.setattr(spawn, "get_executable", lambda: str(tmp_path / "python"))
+    pool = InjectedPool(1, start_method="spawn")
+    with pytest.raises(Exception, match="no process could be started"):
+        pool.map(run_or_die, [(1, None)])
+    monkeypatch.setattr(spawn, "get_executable", lambda: sys.executable)
+    assert pool.map(run_or_die, [(1, None)]) == [1]
+    pool.shutdown()
