@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-import itertools
 import os
-import threading
 import warnings
-import weakref
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self, TypeAlias, TypeVar
 
 from poolinject import _options
 from poolinject._injection.codegen import generate
 from poolinject._injection.plan import PlanView, draw
-from poolinject._scheduling import consuming, signals
-from poolinject._scheduling.backpressure import Backpressure
-from poolinject._scheduling.chunking import MOST, Chunking
-from poolinject._scheduling.driver import Driver
+from poolinject._scheduling import consuming
+from poolinject._scheduling.engine import Engine, EngineOptions
 from poolinject._scheduling.functions import Functions
 from poolinject._scheduling.progress import Bar, Progress
 from poolinject._scheduling.reports import CleanupReport, RunReport
-from poolinject._scheduling.runs import Run, RunOptions
-from poolinject._transport.messages import Failure, Load, Outcome
+from poolinject._scheduling.runs import RunOptions
+from poolinject._transport.messages import Failure, Outcome
 from poolinject.backends import make_backend
 from poolinject.backends.base import WorkerInfo
 from poolinject.backends.membership import is_inside
@@ -32,13 +27,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from types import TracebackType
 
-    from poolinject._injection.plan import Call
+    from poolinject._injection.plan import Call, Plan
     from poolinject._scheduling.shutdown import Mode
     from poolinject.backends.base import Backend
 
 Value = TypeVar("Value")
 OnError: TypeAlias = "Literal['raise', 'return'] | Callable[[Failure], Any]"
-EXIT_MARGIN = 15.0  # seconds beyond ``cleanup_timeout`` that shutdown takes at the most once runs are over
 
 
 class InjectedPool:
@@ -79,35 +73,37 @@ class InjectedPool:
         handle_signals: bool = True,
         name: str = "poolinject",
     ) -> None:
-        self._driver: Driver | None = None
-        self._workers = _options.workers(workers)
-        self._backend = make_backend(backend, start_method)
-        by_reference = self._backend.capabilities.shares_memory
-        overrides = _options.overrides(overrides)
-        self._functions = Functions(_options.lifetimes(lifetimes), overrides, by_reference=by_reference)
-        self._warm = _options.warm(warm)
-        self._max_in_flight = _options.at_least_one("max_in_flight", max_in_flight)
-        self._cleanup_timeout = _options.seconds("cleanup_timeout", cleanup_timeout)
-        self._handle_signals, self._name = handle_signals, str(name)
-        self._run_numbers = itertools.count()
-        self._lock = threading.Lock()
-        self._closed = False
-        self._cleanup_report: CleanupReport | None = None
+        made = make_backend(backend, start_method)
+        replacements = _options.overrides(overrides)
+        by_reference = made.capabilities.shares_memory
+        functions = Functions(_options.lifetimes(lifetimes), replacements, by_reference=by_reference)
+        options = EngineOptions(
+            workers=_options.workers(workers),
+            warm=_options.warm(warm),
+            max_in_flight=_options.at_least_one("max_in_flight", max_in_flight),
+            cleanup_timeout=_options.seconds("cleanup_timeout", cleanup_timeout),
+            handle_signals=handle_signals,
+            name=str(name),
+        )
+        self._engine = Engine(made, functions, options)
+        self._name = options.name
         self._pid = os.getpid()
 
     def __repr__(self) -> str:
-        state = "closed" if self._closed else "new" if self._driver is None else "open"
-        done = 0 if self._driver is None else sum(self._driver.dispatcher.items_done)
-        running = 0 if self._driver is None else len(self._driver.dispatcher.runs)
-        return f"<InjectedPool {self._name!r} {state}, {self._workers} workers, {running} runs, {done} items done>"
+        engine = self._engine
+        state = "closed" if engine.closed else "new" if engine.driver is None else "open"
+        done = 0 if engine.driver is None else sum(engine.driver.dispatcher.items_done)
+        running = 0 if engine.driver is None else len(engine.driver.dispatcher.runs)
+        counts = f"{engine.options.workers} workers, {running} runs, {done} items done"
+        return f"<InjectedPool {self._name!r} {state}, {counts}>"
 
     def __reduce__(self) -> NoReturn:
         raise TransportError(f"pool {self._name!r}", "a pool cannot be sent to a worker: make another one there")
 
     def __enter__(self) -> Self:
         self._check_usable()
-        if self._warm:
-            self._wait_started(self._started())
+        if self._engine.options.warm:
+            self._engine.wait_started(self._engine.start(self))
         return self
 
     def __exit__(
@@ -121,7 +117,8 @@ class InjectedPool:
             error.add_note(f"besides, a cleanup at shutdown raised {cleanup_error!r}")
 
     def __del__(self) -> None:
-        if getattr(self, "_driver", None) is not None and not self._closed and self._pid == os.getpid():
+        engine = getattr(self, "_engine", None)  # none where an option was refused
+        if engine is not None and engine.driver is not None and not engine.closed and self._pid == os.getpid():
             warnings.warn(f"{self!r} was not shut down", ResourceWarning, stacklevel=2, source=self)
 
     def map(
@@ -228,10 +225,10 @@ class InjectedPool:
         A future that is cancelled before its item has started never runs. Done-callbacks run on the pool's thread and
         must not wait for the pool.
         """
-        plan = self._plan(func, "starmap")
-        load = self._functions.load(plan)
-        driver = self._started()
-        run = self._make_run(driver, load, RunOptions(ordered=False, fail_fast=False), None, Bar(None, None))
+        load = self._engine.functions.load(self._plan(func, "starmap"))
+        driver = self._engine.start(self)
+        options = RunOptions(ordered=False, fail_fast=False)
+        run = self._engine.make_run(driver, load, options, None, Bar(None, None))
         future: Future[Value] = Future()
         consuming.deliver_to_future(driver, run, future)
         run.read(iter([args]), driver.notify, most=2)
@@ -242,14 +239,12 @@ class InjectedPool:
 
     def broadcast(self, func: Callable[..., Any]) -> dict[int, Outcome]:
         """Call ``func``, all of whose parameters are injected, once on every worker; give the outcomes by worker id."""
-        plan = self._plan(func, "broadcast")
-        load = self._functions.load(plan)
-        driver = self._started()
-        everyone = range(driver.workers)
-        options = RunOptions(fail_fast=False, eager=True, timed=True, pinned=everyone)
-        run = self._make_run(driver, load, options, 1, Bar(None, None))
+        load = self._engine.functions.load(self._plan(func, "broadcast"))
+        driver = self._engine.start(self)
+        options = RunOptions(fail_fast=False, eager=True, timed=True, pinned=range(driver.workers))
+        run = self._engine.make_run(driver, load, options, 1, Bar(None, None))
         items = [None] * driver.workers
-        consumption = self._consume(driver, run, iter(items), items)
+        consumption = self._engine.consume(self, driver, run, iter(items), items)
         outcomes: list[Outcome] = consumption.collect(consuming.to_outcomes)
         return {outcome.index: outcome for outcome in outcomes}
 
@@ -275,24 +270,7 @@ class InjectedPool:
         if timeout is not None:
             _options.seconds("timeout", timeout)
         self._refuse_inside()
-        if self._driver is not None and self._driver.is_current_thread:
-            message = "a done-callback must not shut its own pool down"
-            raise RuntimeError(message)
-        with self._lock:
-            self._closed = True
-            driver = self._driver
-        if driver is None:
-            return CleanupReport({}, 0.0)
-        driver.shut_down(mode, timeout)
-        try:
-            driver.wait_over(None if mode == "drain" else self._cleanup_timeout + EXIT_MARGIN)
-        except KeyboardInterrupt:
-            driver.shut_down("cancel", None)
-            driver.wait_over(self._cleanup_timeout + EXIT_MARGIN)
-            raise
-        finally:
-            signals.unwatch(driver)
-        return driver.cleanup_report or CleanupReport({}, 0.0)
+        return self._engine.shut_down(mode, timeout)
 
     @property
     def report(self) -> RunReport:
@@ -301,7 +279,8 @@ class InjectedPool:
         Raises:
             RuntimeError: If none has finished yet.
         """
-        report = None if self._driver is None else self._driver.newest_report
+        driver = self._engine.driver
+        report = None if driver is None else driver.newest_report
         if report is None:
             message = "no run has finished yet"
             raise RuntimeError(message)
@@ -310,7 +289,8 @@ class InjectedPool:
     @property
     def workers(self) -> Sequence[WorkerInfo]:
         """The workers as they are now; none before the first run."""
-        return () if self._driver is None else self._driver.describe_workers()
+        driver = self._engine.driver
+        return () if driver is None else driver.describe_workers()
 
     # wiring
 
@@ -327,56 +307,23 @@ class InjectedPool:
     ) -> tuple[consuming.Consumption, consuming.Convert | None]:
         _options.run(chunksize, progress, on_error)
         source = _options.iterator(items)
-        plan = self._plan(func, call)
-        load = self._functions.load(plan)
-        driver = self._started()
+        load = self._engine.functions.load(self._plan(func, call))
+        driver = self._engine.start(self)
         options.fail_fast = on_error == "raise"
-        run = self._make_run(driver, load, options, chunksize, Bar(progress, items))
-        consumption = self._consume(driver, run, source, items)
+        run = self._engine.make_run(driver, load, options, chunksize, Bar(progress, items))
+        consumption = self._engine.consume(self, driver, run, source, items)
         convert = None if on_error == "raise" else consuming.replacing(_give_back if on_error == "return" else on_error)
         return consumption, convert
 
-    def _plan(self, func: Callable[..., Any], call: Call) -> Any:
+    def _plan(self, func: Callable[..., Any], call: Call) -> Plan:
         self._check_usable()
         if not callable(func):
             message = f"func must be callable, not {func!r}"
             raise TypeError(message)
-        return self._functions.plan(func, call)
-
-    def _consume(self, driver: Driver, run: Run, source: Iterator[Any], items: object) -> consuming.Consumption:
-        settle = self._cleanup_timeout
-        return consuming.Consumption(driver, run, source, items=items, owner=self, settle_seconds=settle)
-
-    def _make_run(self, driver: Driver, load: Load, options: RunOptions, chunksize: int | None, bar: Bar) -> Run:
-        limit = self._max_in_flight
-        options.widens = limit is None
-        if limit is None:
-            limit = max(16, 4 * (chunksize or 1)) * driver.workers
-        chunking = Chunking(chunksize, MOST if options.widens else limit // (2 * driver.workers))
-        number = next(self._run_numbers)
-        return Run(number, load, options, chunking=chunking, pressure=Backpressure(limit), bar=bar)
-
-    def _started(self) -> Driver:
-        with self._lock:
-            if self._closed:
-                raise PoolClosedError(self._name)
-            if self._driver is None:
-                warm = [self._functions.load(self._functions.plan(provider, "get")) for provider in self._warm]
-                count = self._backend.start(self._name, self._workers, ())
-                self._driver = Driver(self._backend, count, warm, self._cleanup_timeout, self._name)
-                weakref.finalize(self, _end_at_exit, self._driver, self._cleanup_timeout)
-                if self._handle_signals:
-                    signals.watch(self._driver, self._cleanup_timeout)
-            return self._driver
-
-    def _wait_started(self, driver: Driver) -> None:
-        driver.wait_started()
-        if driver.failure is not None:
-            self.shutdown("cancel")
-            raise driver.failure
+        return self._engine.functions.plan(func, call)
 
     def _check_usable(self) -> None:
-        if self._closed:
+        if self._engine.closed:
             raise PoolClosedError(self._name)
         if self._pid != os.getpid():
             message = f"pool {self._name!r} belongs to another process: make a new one after a fork"
@@ -384,18 +331,10 @@ class InjectedPool:
         self._refuse_inside()
 
     def _refuse_inside(self) -> None:
-        if is_inside(self._backend):
+        if is_inside(self._engine.backend):
             message = f"pool {self._name!r} is used inside one of its own workers, which would wait for itself"
             raise PoolInjectError(message)
 
 
 def _give_back(failure: Failure) -> Failure:
     return failure
-
-
-def _end_at_exit(driver: Driver, cleanup_timeout: float) -> None:
-    if driver.alive:
-        driver.shut_down("cancel", None)
-        if not (driver.is_current_thread or is_inside(driver.backend)):  # whoever ran the garbage collector
-            driver.wait_over(cleanup_timeout + EXIT_MARGIN)
-    signals.unwatch(driver)

@@ -49,6 +49,8 @@ class Worker:
                     answer = True
                     break
                 self._follow(message)
+                if self._runner is not None and self._runner.terminated:  # in an item, whose end has been reported
+                    break
         except (Terminated, ConnectionError):
             pass
         finally:

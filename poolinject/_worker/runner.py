@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextvars
+import signal
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -11,8 +12,8 @@ from poolinject._transport import remote_errors
 from poolinject._transport.codec import Unsendable
 from poolinject._transport.functions import load_function
 from poolinject._transport.messages import Chunk, Failed, FromWorker, Load, Ready, Results, Warm
-from poolinject._worker.lifecycle import is_interrupt
-from poolinject.errors import TransportError
+from poolinject._worker.lifecycle import Terminated, is_interrupt
+from poolinject.errors import TransportError, WorkerLostError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,12 +37,12 @@ class Runner:
         self._functions: dict[int, Bound] = {}
         self._plans: dict[int, Plan] = {}
         self._measured: dict[int, Measured] = {}
-        self._terminated = False
+        self.terminated = False
         self._interrupt: BaseException | None = None
 
     def terminate(self) -> None:
         """Start no further item."""
-        self._terminated = True
+        self.terminated = True
 
     def load(self, message: Load) -> None:
         """Learn a function; one that cannot be loaded fails the items that need it."""
@@ -79,7 +80,7 @@ class Runner:
         block, look_at = Block(chunk, 0, now), now
         for offset, item in enumerate(chunk.items):
             if now >= look_at:
-                if words[2 * slot] <= offset or self._terminated:
+                if words[2 * slot] <= offset or self.terminated:
                     break
                 look_at = now + LOOK_SECONDS
                 if now - block.began > FLUSH_SECONDS:
@@ -93,7 +94,7 @@ class Runner:
                 block.time(now)
             if type(outcome) is not ItemFailed:
                 block.values.append(outcome)
-            elif self._fail(block, outcome, chunk):
+            elif self._fail(block, outcome, start + offset, chunk):
                 break
         sampled = () if measured is None else measured.take()
         self._send(block.results(now, done=True)._replace(sampled=sampled))
@@ -109,12 +110,19 @@ class Runner:
             return guarded, guarded, None
         return (plain if measured is None else measured.call), plain, measured
 
-    def _fail(self, block: Block, failed: ItemFailed, chunk: Chunk) -> bool:
+    def _fail(self, block: Block, failed: ItemFailed, index: int, chunk: Chunk) -> bool:
         """Note a failure; give whether the chunk ends with it."""
-        block.fail(failed)
         if self._interruptible and is_interrupt(failed.error):
             self._interrupt = failed.error
-        return chunk.stop_on_failure or self._terminated or self._interrupt is not None
+        elif isinstance(failed.error, Terminated):  # the end of a worker process, which is not the caller's
+            failed = self._lost(failed.error, index)
+        block.fail(failed)
+        return chunk.stop_on_failure or self.terminated or self._interrupt is not None
+
+    def _lost(self, end: Terminated, index: int) -> ItemFailed:
+        error = WorkerLostError(self.runtime.worker.worker_id, -signal.SIGTERM, index)
+        error.__cause__ = end
+        return ItemFailed(error, "lost", None)
 
 
 class Block:

@@ -301,8 +301,8 @@ def test_a_long_list_is_not_copied_into_flight(parallel: Kind) -> None:
 
 def driver_of(pool: InjectedPool) -> Driver:
     """Give what only tests look at."""
-    assert pool._driver is not None
-    return pool._driver
+    assert pool._engine.driver is not None
+    return pool._engine.driver
 
 
 def until(condition: Callable[[], bool]) -> None:

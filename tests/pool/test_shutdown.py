@@ -223,7 +223,7 @@ def test_an_item_that_hangs_is_ended(process: Kind, ledger: ModuleType) -> None:
     assert time.monotonic() - began < 10
     assert report.workers[0].status == "timed out"
     ledger.check_balanced()
-    with pytest.raises(PoolClosedError):
+    with pytest.raises(WorkerLostError, match="worker 0 was ended by SIGTERM while it held item 0"):
         next(results)
 
 
@@ -394,7 +394,7 @@ def threads_started(call: Any, *arguments: Any) -> Future[Any]:
 def until_cancelled(pool: InjectedPool) -> None:
     """Wait until the driver has cancelled every run."""
     deadline = time.monotonic() + PATIENCE
-    driver = pool._driver
+    driver = pool._engine.driver
     assert driver is not None
     while not all(run.cancelled for run in list(driver.dispatcher.scheduler.runs.values())):
         assert time.monotonic() < deadline

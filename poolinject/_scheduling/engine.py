@@ -1,0 +1,141 @@
+"""The parts of one pool, wired when the first run comes and ended together. Runs in the caller."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import weakref
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from poolinject._injection.plan import Fetch
+from poolinject._scheduling import consuming, signals
+from poolinject._scheduling.backpressure import Backpressure
+from poolinject._scheduling.chunking import MOST, Chunking
+from poolinject._scheduling.driver import Driver
+from poolinject._scheduling.reports import CleanupReport
+from poolinject._scheduling.runs import Run, RunOptions
+from poolinject.backends.membership import is_inside
+from poolinject.errors import LifetimeError, PoolClosedError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from poolinject._scheduling.functions import Functions
+    from poolinject._scheduling.progress import Bar
+    from poolinject._scheduling.shutdown import Mode
+    from poolinject._transport.messages import Load
+    from poolinject.backends.base import Backend
+    from poolinject.markers import Provider
+
+EXIT_MARGIN = 15.0  # seconds beyond ``cleanup_timeout`` that shutdown takes at the most once runs are over
+SMALLEST_LIMIT = 16  # items in flight for each worker where the limit is automatic
+CHUNKS_IN_FLIGHT = 4  # the same, in chunks of a size that the user gives
+
+
+@dataclass(frozen=True, slots=True)
+class EngineOptions:
+    """What a pool was asked for, checked."""
+
+    workers: int
+    warm: Sequence[Provider]
+    max_in_flight: int | None
+    cleanup_timeout: float
+    handle_signals: bool
+    name: str
+
+
+class Engine:
+    """Starts workers and their driver once, makes runs, shuts everything down."""
+
+    def __init__(self, backend: Backend, functions: Functions, options: EngineOptions) -> None:
+        self.backend, self.functions, self.options = backend, functions, options
+        self.driver: Driver | None = None
+        self.closed = False
+        self._run_numbers = itertools.count()
+        self._lock = threading.Lock()
+
+    def start(self, owner: object) -> Driver:
+        """Start the workers, or give what has been started; *owner* dying ends them.
+
+        Raises:
+            PoolClosedError: If shutdown has begun.
+            BackendUnavailableError: If workers cannot be had here.
+        """
+        options = self.options
+        with self._lock:
+            if self.closed:
+                raise PoolClosedError(options.name)
+            if self.driver is None:
+                warm = [self._load_warm(provider) for provider in options.warm]
+                count = self.backend.start(options.name, options.workers, ())
+                self.driver = Driver(self.backend, count, warm, options.cleanup_timeout, options.name)
+                weakref.finalize(owner, _end_at_exit, self.driver, options.cleanup_timeout)
+                if options.handle_signals:
+                    signals.watch(self.driver, options.cleanup_timeout)
+            return self.driver
+
+    def _load_warm(self, provider: Provider) -> Load:
+        plan = self.functions.plan(provider, "get")
+        if not plan.steps or not isinstance(plan.steps[-1], Fetch):
+            problem = "only what outlives an item can be warmed, but this has lifetime 'item'"
+            raise LifetimeError(("warm", plan.name), problem, "Give it the lifetime 'worker' or 'pool'")
+        return self.functions.load(plan)
+
+    def wait_started(self, driver: Driver) -> None:
+        """Wait until every worker is ready and warm.
+
+        Raises:
+            BaseException: What a provider raised that was to be warmed; the pool is shut down then.
+        """
+        driver.wait_started()
+        if driver.failure is not None:
+            self.shut_down("cancel", None)
+            raise driver.failure
+
+    def make_run(self, driver: Driver, load: Load, options: RunOptions, chunksize: int | None, bar: Bar) -> Run:
+        """Make a run, its in-flight limit and its chunk sizes."""
+        limit = self.options.max_in_flight
+        options.widens = limit is None
+        if limit is None:
+            limit = max(SMALLEST_LIMIT, CHUNKS_IN_FLIGHT * (chunksize or 1)) * driver.workers
+        chunking = Chunking(chunksize, MOST if options.widens else limit // (2 * driver.workers))
+        number = next(self._run_numbers)
+        return Run(number, load, options, chunking=chunking, pressure=Backpressure(limit), bar=bar)
+
+    def consume(
+        self, owner: object, driver: Driver, run: Run, source: Iterator[Any], items: object
+    ) -> consuming.Consumption:
+        """Give the consumer's side of a run."""
+        settle = self.options.cleanup_timeout
+        return consuming.Consumption(driver, run, source, items=items, owner=owner, settle_seconds=settle)
+
+    def shut_down(self, mode: Mode, timeout: float | None) -> CleanupReport:
+        """End everything; Ctrl-C while it drains makes it cancel."""
+        if self.driver is not None and self.driver.is_current_thread:
+            message = "a done-callback must not shut its own pool down"
+            raise RuntimeError(message)
+        with self._lock:
+            self.closed = True
+            driver = self.driver
+        if driver is None:
+            return CleanupReport({}, 0.0)
+        longest = self.options.cleanup_timeout + EXIT_MARGIN
+        driver.shut_down(mode, timeout)
+        try:
+            driver.wait_over(None if mode == "drain" else longest)
+        except KeyboardInterrupt:
+            driver.shut_down("cancel", None)
+            driver.wait_over(longest)
+            raise
+        finally:
+            signals.unwatch(driver)
+        return driver.cleanup_report or CleanupReport({}, 0.0)
+
+
+def _end_at_exit(driver: Driver, cleanup_timeout: float) -> None:
+    if driver.alive:
+        driver.shut_down("cancel", None)
+        if not (driver.is_current_thread or is_inside(driver.backend)):  # whoever ran the garbage collector
+            driver.wait_over(cleanup_timeout + EXIT_MARGIN)
+    signals.unwatch(driver)
