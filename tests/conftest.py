@@ -86,5 +86,3 @@ def ledger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """Give an empty ledger to the test and to every process that it starts."""
     monkeypatch.setenv(ledger_module.PLACE, str(tmp_path / "ledger"))
     return ledger_module
-
-

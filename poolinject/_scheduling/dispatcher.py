@@ -105,8 +105,12 @@ class Dispatcher:
         run.widen(WIDTH * len(self.items_done) * run.chunking.size)
         self._perform(actions)
 
-    def gone(self, worker_id: int, exit_code: int | None, started: dict[int, int]) -> None:
-        """A worker has ended: the item that it was running is lost, those that it had not begun go to others."""
+    def gone(self, worker_id: int, exit_code: int | None, started: dict[int, int]) -> bool:
+        """A worker has ended: the item that it was running is lost, those that it had not begun go to others.
+
+        Gives whether it had items and ended before it had begun any, as one that cannot load the function does.
+        """
+        had_items = self.is_busy(worker_id)
         for number, chunk in list(self._chunks.items()):
             if chunk.worker_id == worker_id:
                 del self._chunks[number]
@@ -115,7 +119,9 @@ class Dispatcher:
             run.counts.lost_workers += 1
         self._loaded[worker_id].clear()
         self._lost = WorkerLostError(worker_id, exit_code)
-        self._perform(self.scheduler.gone(worker_id, started))
+        actions = self.scheduler.gone(worker_id, started)
+        self._perform(actions)
+        return had_items and not any(isinstance(action, Lose) for action in actions)
 
     def end_all(self, error: BaseException) -> None:
         """Cancel every run with an error."""
@@ -161,7 +167,17 @@ class Dispatcher:
         self._chunks[send.chunk] = InFlight(run, send.worker_id, send.start, items)
         self.load(send.worker_id, run.load)
         options = run.options
-        chunk = Chunk(send.chunk, send.slot, run.load.function, send.start, 1, options.fail_fast, options.timed, items)
+        chunk = Chunk(
+            id=send.chunk,
+            run=run.id,
+            slot=send.slot,
+            function=run.load.function,
+            start=send.start,
+            attempt=1,
+            stop_on_failure=options.fail_fast,
+            timed=options.timed,
+            items=items,
+        )
         self._backend.send(send.worker_id, chunk)
 
     def _lose(self, run: Run, index: int, worker_id: int) -> None:

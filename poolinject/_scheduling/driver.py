@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from poolinject.backends.base import Backend, State
 
 POLL_SECONDS = 1.0  # the longest that the driver waits without looking round
-FAILED_STARTS = 3  # workers in a row that end before they are ready, until the pool gives up
+FAILED_STARTS = 3  # workers in a row that end before they have begun an item, until the pool gives up
 
 
 class Driver:
@@ -171,6 +171,7 @@ class Driver:
     def _follow(self, worker_id: int, message: FromWorker | Gone) -> None:
         match message:
             case Results():
+                self._failed_starts = 0
                 self.dispatcher.results(worker_id, message)
             case Ready(error):
                 self._on_ready(worker_id, error)
@@ -189,7 +190,6 @@ class Driver:
             self.backend.send(worker_id, Warm(tuple(load.function for load in self._warm)))
             return
         else:
-            self._failed_starts = 0
             self.dispatcher.ready(worker_id)
         self.starting.discard(worker_id)
         if not self.starting:
@@ -197,11 +197,11 @@ class Driver:
 
     def _on_gone(self, worker_id: int, message: Gone) -> None:
         self.ended.add(worker_id)
-        self.dispatcher.gone(worker_id, message.exit_code, message.started)
+        fruitless = self.dispatcher.gone(worker_id, message.exit_code, message.started)
         if self._shutdown is not None:
             self._shutdown.gone(worker_id)
             return
-        self._failed_starts += worker_id in self.starting
+        self._failed_starts += fruitless or worker_id in self.starting
         if self._failed_starts >= FAILED_STARTS:
             self._fail(WorkerLostError(worker_id, message.exit_code))
             return

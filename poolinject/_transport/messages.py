@@ -90,9 +90,13 @@ class Warm:
 
 
 class Chunk(NamedTuple):
-    """Consecutive items of one run. ``slot`` is its place in the control block of the worker."""
+    """Consecutive items of one run. ``slot`` is its place in the control block of the worker.
+
+    ``stop_on_failure``: after a failure no further item of the run starts in this worker, in no chunk.
+    """
 
     id: int
+    run: int
     slot: int
     function: int
     start: int

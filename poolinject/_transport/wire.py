@@ -25,15 +25,15 @@ if TYPE_CHECKING:
     from poolinject._transport.picklers import Buffer
 
 CHUNK, RESULTS, SETUP, LOAD, WARM, STOP, READY, STOPPED = range(8)
-_CHUNK = struct.Struct("<QHQQI??")
+_CHUNK = struct.Struct("<QQHQQI??")
 _RESULTS = struct.Struct("<QQd?II")
 
 
 def encode_to_worker(message: ToWorker | Setup) -> list[Buffer]:
     """Write one frame; an item that cannot be pickled arrives as ``Unsendable``."""
     match message:
-        case Chunk(number, slot, function, start, attempt, stop_on_failure, timed, items):
-            header = _CHUNK.pack(number, slot, function, start, attempt, stop_on_failure, timed)
+        case Chunk(number, run, slot, function, start, attempt, stop_on_failure, timed, items):
+            header = _CHUNK.pack(number, run, slot, function, start, attempt, stop_on_failure, timed)
             return frames.pack(CHUNK, header, codec.encode_batch(items))
         case Load(function, name, _, blob):
             return frames.pack(LOAD, pickle.dumps((function, name, blob)))
@@ -48,9 +48,9 @@ def encode_to_worker(message: ToWorker | Setup) -> list[Buffer]:
 def decode_in_worker(kind: int, body: Buffer) -> ToWorker | Setup:
     """Read one frame."""
     if kind == CHUNK:
-        number, slot, function, start, attempt, stop_on_failure, timed = _CHUNK.unpack_from(body)
+        number, run, slot, function, start, attempt, stop_on_failure, timed = _CHUNK.unpack_from(body)
         items = codec.decode_batch(memoryview(body)[_CHUNK.size :])
-        return Chunk(number, slot, function, start, attempt, stop_on_failure, timed, items)
+        return Chunk(number, run, slot, function, start, attempt, stop_on_failure, timed, items)
     if kind == LOAD:
         function, name, blob = pickle.loads(body)
         return Load(function, name, None, blob)

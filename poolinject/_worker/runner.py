@@ -39,6 +39,7 @@ class Runner:
         self._measured: dict[int, Measured] = {}
         self.terminated = False
         self._interrupt: BaseException | None = None
+        self._failed_run = -1  # of which no further item is to start
 
     def terminate(self) -> None:
         """Start no further item."""
@@ -78,7 +79,7 @@ class Runner:
         slot, start, attempt, timed = chunk.slot, chunk.start, chunk.attempt, chunk.timed
         now = clock()
         block, look_at = Block(chunk, 0, now), now
-        for offset, item in enumerate(chunk.items):
+        for offset, item in enumerate(chunk.items if chunk.run != self._failed_run else ()):
             if now >= look_at:
                 if words[2 * slot] <= offset or self.terminated:
                     break
@@ -117,6 +118,8 @@ class Runner:
         elif isinstance(failed.error, Terminated):  # the end of a worker process, which is not the caller's
             failed = self._lost(failed.error, index)
         block.fail(failed)
+        if chunk.stop_on_failure:
+            self._failed_run = chunk.run
         return chunk.stop_on_failure or self.terminated or self._interrupt is not None
 
     def _lost(self, end: Terminated, index: int) -> ItemFailed:

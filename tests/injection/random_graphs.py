@@ -60,13 +60,15 @@ class World:
 @st.composite
 def nodes(draw: st.DrawFn, position: int, *, is_function: bool = False) -> Node:
     """Draw a provider that depends on some of those before it."""
-    kinds: list[Kind] = ["call", "coroutine"] if is_function else ["call", "coroutine", "generator", "async generator"]
-    scopes = st.sampled_from([None, None, "function", "request"] if HAS_SCOPE else [None])
+    kinds: list[Kind] = ["call", "coroutine"]
+    if not is_function:
+        kinds += ["generator", "async generator"] * 2
+    scopes = st.sampled_from([None, "function", "request"] if HAS_SCOPE else [None])
     uses = st.builds(Use, st.integers(0, max(0, position - 1)), st.booleans() | st.just(value=True), scopes)
-    lifetimes: list[Lifetime | None] = [None, None, None, "worker", "pool"]
+    lifetimes: list[Lifetime | None] = [None, None, None, None, None, None, "worker", "pool"]
     return Node(
         kind=draw(st.sampled_from(kinds)),
-        uses=tuple(draw(st.lists(uses, max_size=3, min_size=1 if is_function else 0))) if position else (),
+        uses=tuple(draw(st.lists(uses, max_size=4, min_size=2 if is_function else 0))) if position else (),
         lifetime=None if is_function else draw(st.sampled_from(lifetimes)),
         suspends=draw(st.booleans()),
         bad_items=draw(st.frozensets(st.integers(0, ITEMS - 1))),

@@ -83,7 +83,7 @@ def story_of(run: Callable[[Plan, World], Story], plan: Plan, world: World) -> t
     return story, world.events
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(graphs())
 def test_generated_code_does_what_the_plan_says(graph: tuple[Node, ...]) -> None:
     """Sync and async flavour, with failures in setup, call and cleanup, swallowed and replaced errors."""

@@ -77,9 +77,9 @@ def span(name: str) -> Iterator[str]:
 
 
 def check_balanced() -> None:
-    """Every setup (``name+``) has exactly one cleanup (``name-``) in its process; what belongs together in reverse order.
+    """Every setup (``name+``) has exactly one cleanup (``name-``), in its process, in reverse order in its family.
 
-    The last word of a name says what it belongs to. Entries that end otherwise are passed over.
+    The last word of a name is its family. Entries that end otherwise are passed over.
     """
     stacks: dict[tuple[int, str], list[str]] = {}
     for entry in read():

@@ -75,12 +75,12 @@ def test_a_bad_option_of_a_run_is_named(
     process: Kind, method: str, options: dict[str, Any], error: type[Exception], text: str
 ) -> None:
     """At the call, also of the lazy methods, before a worker starts or an item is read."""
-    read: list[int] = []
+    items = iter(range(3))
     with process.pool() as pool:
         with pytest.raises(error, match=text):
-            getattr(pool, method)(echo, (read.append(item) for item in range(3)), **options)
+            getattr(pool, method)(echo, items, **options)
         assert list(pool.workers) == []
-        assert read == []
+        assert next(items) == 0
 
 
 @pytest.mark.parametrize("on_error", ["ignore", None, 3, "RETURN"])
@@ -93,7 +93,9 @@ def test_a_bad_on_error_is_named(process: Kind, on_error: Any) -> None:
 
 
 @pytest.mark.parametrize("func", [None, 3, "echo", [echo]])
-@pytest.mark.parametrize("method", ["map", "imap", "imap_unordered", "starmap", "outcomes", "submit", "broadcast", "explain"])
+@pytest.mark.parametrize(
+    "method", ["map", "imap", "imap_unordered", "starmap", "outcomes", "submit", "broadcast", "explain"]
+)
 def test_what_cannot_be_called_is_no_function(process: Kind, method: str, func: Any) -> None:
     """``None`` least of all."""
     with process.pool() as pool:
@@ -133,11 +135,13 @@ def test_starmap_takes_tuples(backend: Kind, item: Any) -> None:
         assert isinstance(results[1].error, (TypeError, TransportError))
 
 
-@pytest.mark.parametrize(("mode", "timeout"), [("now", None), (None, None), ("drain", -1), ("drain", "5"), ("drain", True)])
+@pytest.mark.parametrize(
+    ("mode", "timeout"), [("now", None), (None, None), ("drain", -1), ("drain", "5"), ("drain", True)]
+)
 def test_a_bad_shutdown_leaves_the_pool_open(backend: Kind, mode: Any, timeout: Any) -> None:
     """The mode or the timeout is named."""
     with backend.pool() as pool:
-        with pytest.raises((ValueError, TypeError), match="mode|timeout"):
+        with pytest.raises((ValueError, TypeError), match=r"mode|timeout"):
             pool.shutdown(mode, timeout)
         assert pool.map(echo, [1]) == [1]
 
@@ -182,14 +186,14 @@ def test_a_plan_error_is_raised_before_any_worker_starts(
     process: Kind, method: str, func: Callable[..., Any], error: type[Exception], text: str
 ) -> None:
     """In the caller, naming the path; nothing is read."""
-    read: list[int] = []
+    items = iter(range(3))
     with process.pool(lifetimes={get_captive: "pool"}) as pool:
         with pytest.raises(error, match=text):
-            getattr(pool, method)(func, (read.append(item) for item in range(3)))
+            getattr(pool, method)(func, items)
         with pytest.raises(error, match=text):
             pool.explain(func)
         assert list(pool.workers) == []
-        assert read == []
+        assert next(items) == 0
 
 
 def test_a_bad_plan_to_warm_is_raised_by_with(process: Kind) -> None:
@@ -282,7 +286,7 @@ def test_an_override_that_matches_nothing_is_warned_about_once(backend: Kind) ->
 def test_options_are_keyword_only(process: Kind) -> None:
     """``map(func, items, 8)`` says nothing about what 8 is."""
     with process.pool() as pool, pytest.raises(TypeError, match="positional"):
-        pool.map(echo, [1], 8)  # type: ignore[misc]
+        pool.map(echo, [1], 8)  # type: ignore[call-arg]
 
 
 def test_a_closed_pool_is_not_started_by_a_race(parallel: Kind) -> None:

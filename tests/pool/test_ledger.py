@@ -1,4 +1,4 @@
-"""Every setup has exactly one cleanup, in reverse order, in its process, however the work ends; and how long things live."""
+"""Every setup has exactly one cleanup, in reverse order, in its process, however the work ends."""
 
 from __future__ import annotations
 
@@ -117,11 +117,16 @@ def test_after_an_abandoned_iterator(backend: Kind, ledger: ModuleType) -> None:
 
 def test_after_an_exception_leaves_the_with_block(parallel: Kind, ledger: ModuleType) -> None:
     """The item that runs is ended, not cut off."""
-    with pytest.raises(KeyError, match="mine"), parallel.pool(2, lifetimes=LIFETIMES) as pool:
-        _ = pool.imap(load_held, range(50), chunksize=10)
-        ledger.wait_for("held", 2)
-        ledger.note("release 0")
-        raise KeyError("mine")
+
+    def leave() -> None:
+        with parallel.pool(2, lifetimes=LIFETIMES) as pool:
+            _ = pool.imap(load_held, range(50), chunksize=10)
+            ledger.wait_for("held", 2)
+            ledger.note("release 0")
+            raise KeyError("mine")
+
+    with pytest.raises(KeyError, match="mine"):
+        leave()
     check(ledger)
     assert ledger.count("held") < 50
 
@@ -210,7 +215,7 @@ def use_flaky(item: int, flaky: Annotated[int, Depends(get_flaky)]) -> int:
 def test_a_shared_provider_that_fails_is_tried_again(backend: Kind, ledger: ModuleType) -> None:
     """It fails the items that need it until it works, and is then kept."""
     with backend.pool(1, lifetimes={get_flaky: "pool"}) as pool:
-        results = pool.map(use_flaky, range(5), on_error="return")
+        results: Any = pool.map(use_flaky, range(5), on_error="return")
         assert [getattr(result, "phase", result) for result in results] == ["setup", "setup", 2, 3, 4]
         assert results[0].provider == "get_flaky"
         assert isinstance(results[0].error, ConnectionError)

@@ -186,9 +186,14 @@ def test_leaving_the_with_block_raises_them_together(backend: Kind) -> None:
 
 def test_an_exception_of_the_block_is_not_replaced(backend: Kind) -> None:
     """The errors of cleanups are noted on it."""
-    with pytest.raises(KeyError) as caught, backend.pool(1, lifetimes=BAD) as pool:
-        pool.map(ends_badly, [1])
-        raise KeyError("mine")
+
+    def leave() -> None:
+        with backend.pool(1, lifetimes=BAD) as pool:
+            pool.map(ends_badly, [1])
+            raise KeyError("mine")
+
+    with pytest.raises(KeyError) as caught:
+        leave()
     assert [note for note in caught.value.__notes__ if "worse" in note]
 
 
@@ -264,17 +269,16 @@ def test_a_closed_pool_refuses_everything(backend: Kind, started: bool) -> None:
     if started:
         pool.map(echo, [1])
     pool.shutdown()
-    read: list[int] = []
-    items = (read.append(item) for item in range(3))
-    for method in (pool.map, pool.imap, pool.imap_unordered, pool.starmap, pool.outcomes):
+    items = iter(range(3))
+    for method in ("map", "imap", "imap_unordered", "starmap", "outcomes"):
         with pytest.raises(PoolClosedError, match="finished is closed"):
-            method(echo, items)  # type: ignore[operator]
-    for method in (pool.submit, pool.broadcast, pool.explain):
-        with pytest.raises(PoolClosedError, match="finished"):
-            method(echo)  # type: ignore[operator]
+            getattr(pool, method)(echo, items)
+    for method in ("submit", "broadcast", "explain"):
+        with pytest.raises(PoolClosedError, match="finished is closed"):
+            getattr(pool, method)(echo)
     with pytest.raises(PoolClosedError), pool:
         raise AssertionError
-    assert read == []
+    assert next(items) == 0
 
 
 def test_shutdown_after_half_an_iterator(backend: Kind) -> None:

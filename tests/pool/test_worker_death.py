@@ -53,16 +53,18 @@ def run_or_die(item: tuple[int, Callable[[], None] | None]) -> int:
 
 @ways
 @pytest.mark.parametrize("chunksize", [None, 1, 4, 100])
-def test_a_lost_worker_fails_only_the_item_that_it_held(
+def test_a_lost_worker_costs_what_it_held(
     process: Kind, ledger: ModuleType, die: Callable[[], None], code: int, text: str, chunksize: int | None
 ) -> None:
-    """Neither the rest of its chunk nor the chunks behind it; a replacement has its id."""
+    """The item that ran, and those of its chunk whose outcomes it had not sent; the rest is run by a replacement."""
     items: list[Any] = [(number, die if number == 5 else None) for number in range(20)]
     with process.pool(1) as pool:
-        results = pool.map(run_or_die, items, on_error="return", chunksize=chunksize)
-        assert results[:5] + results[6:] == [*range(5), *range(6, 20)]
+        results: Any = pool.map(run_or_die, items, on_error="return", chunksize=chunksize)
+        lost = [index for index, result in enumerate(results) if isinstance(result, Failure)]
+        assert lost == list(range(lost[0], 6))
+        assert lost[0] >= (0 if chunksize is None else 5 - 5 % chunksize)
+        assert [result for result in results if not isinstance(result, Failure)] == [*range(lost[0]), *range(6, 20)]
         failure = results[5]
-        assert isinstance(failure, Failure)
         assert (failure.index, failure.item, failure.phase, failure.worker_id) == (5, items[5], "lost", 0)
         assert isinstance(failure.error, WorkerLostError)
         assert (failure.error.worker_id, failure.error.exit_code, failure.error.index) == (0, code, 5)
@@ -92,12 +94,12 @@ def test_lazy_methods_go_on_after_a_loss(process: Kind, method: str) -> None:
     with process.pool(2) as pool:
         options = {} if method == "outcomes" else {"on_error": "return"}
         results = list(getattr(pool, method)(run_or_die, iter(items), **options))
-        lost = sorted(result.index for result in results if isinstance(result, Failure))
-        assert lost == [3, 13, 23, 33]
-        assert len(results) == 40
-        assert pool.report.lost_workers == 4
+        lost = {result.index for result in results if isinstance(result, Failure)}
+        assert lost >= {3, 13, 23, 33}
+        assert {result.phase for result in results if isinstance(result, Failure)} == {"lost"}
         done = (result.value if isinstance(result, Success) else result for result in results)
-        assert sorted(value for value in done if isinstance(value, int)) == [n for n in range(40) if n % 10 != 3]
+        assert sorted(value for value in done if isinstance(value, int)) == sorted(set(range(40)) - lost)
+        assert pool.report.lost_workers == 4
 
 
 def test_the_others_go_on_meanwhile(process: Kind, ledger: ModuleType) -> None:
@@ -157,7 +159,7 @@ def connected(item: tuple[int, Callable[[], None] | None], _: Annotated[str, Dep
 def test_a_terminated_worker_closes_what_it_has_open(process: Kind, ledger: ModuleType) -> None:
     """Its replacement opens its own."""
     with process.pool(1, lifetimes={get_connection: "worker"}) as pool:
-        results = pool.map(connected, [(0, None), (1, die_by_sigterm), (2, None)], on_error="return")
+        results: Any = pool.map(connected, [(0, None), (1, die_by_sigterm), (2, None)], on_error="return")
         assert [results[0], results[2]] == [0, 2]
         assert isinstance(results[1].error, WorkerLostError)
     assert ledger.count("connection w0.0") == ledger.count("connection w0.1") == 2
@@ -209,7 +211,9 @@ def test_workers_that_die_at_start_end_the_run_with_one_error(process: Kind, led
     pool.shutdown()
 
 
-def test_a_worker_that_cannot_start_is_told_once(process: Kind, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_worker_that_cannot_start_is_told_once(
+    process: Kind, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     """An interpreter that is not there is no reason to hang."""
     from multiprocessing import spawn  # noqa: PLC0415 - what the launcher asks
 
@@ -220,3 +224,20 @@ def test_a_worker_that_cannot_start_is_told_once(process: Kind, monkeypatch: pyt
     monkeypatch.setattr(spawn, "get_executable", lambda: sys.executable)
     assert pool.map(run_or_die, [(1, None)]) == [1]
     pool.shutdown()
+
+
+class Fatal:
+    """A function that ends every worker that loads it."""
+
+    def __call__(self, item: int) -> int:
+        """Never get here."""
+        return item
+
+    def __reduce__(self) -> Any:
+        return os._exit, (9,)
+
+
+def test_a_function_that_no_worker_survives_loading_ends_in_one_error(process: Kind) -> None:
+    """Not in replacing workers for ever."""
+    with process.pool(1) as pool, pytest.raises(WorkerLostError, match="exited with code 9"):
+        pool.map(Fatal(), range(3), on_error="return")

@@ -94,6 +94,19 @@ def test_failure_of_a_fail_fast_run_takes_back_what_other_workers_have() -> None
     assert scheduler.results(second.worker_id, second.chunk, 0, 0.0, failed=False, done=True) == [Finish(0)]
 
 
+def test_items_that_came_back_are_not_sent_after_a_cancel() -> None:
+    """What a lost worker had not begun waits for another one, but not for one that comes after the cancel."""
+    model = ready_model(2)
+    run = model.open(chunksize=3, fail_fast=True)
+    model.read(run, 6)
+    model.lose_worker(0, {})
+    model.cancel(run)
+    model.make_ready(0)
+    assert {chunk.worker_id for chunk in model.chunks.values()} == {1}
+    model.check()
+    model.drain()
+
+
 def test_broadcast_item_that_was_not_begun_is_lost_with_its_worker() -> None:
     """What is meant for one worker goes to no other."""
     scheduler = Scheduler(2)

@@ -1,0 +1,211 @@
+"""Functions and classes of the main module: no guard, no second import, whatever the main module is."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PATIENCE = 25.0
+WAYS = ["file", "command", "stdin", "module"]
+
+
+def run(script: str, how: str, folder: Path, *, options: str = "") -> str:
+    """Run a script to its end and give what it wrote; it may write nothing to the standard error."""
+    text = textwrap.dedent(script).replace("OPTIONS", options)
+    path = folder / "my_script.py"
+    path.write_text(text)
+    arguments = {
+        "file": [path.name],
+        "command": ["-c", text],
+        "stdin": ["-"],
+        "module": ["-m", "my_script"],
+    }[how]
+    done = subprocess.run(
+        [sys.executable, "-W", "error", *arguments],
+        input=text if how == "stdin" else None,
+        stdin=None if how == "stdin" else subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        timeout=PATIENCE,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout
+
+
+BARE = """
+import os
+from poolinject import InjectedPool
+
+print("imported", __name__)
+OFFSET = 100
+
+def shift(item):
+    return item + OFFSET
+
+pool = InjectedPool(2, OPTIONS)
+print(sum(pool.map(shift, range(100))))
+OFFSET = 0
+print(sum(pool.map(shift, range(100))))
+print(sum(pool.imap(lambda item: item * 2, range(100))))
+print(sum(pool.submit(shift, item).result() for item in range(3)))
+pool.shutdown()
+"""
+
+
+@pytest.mark.parametrize(
+    ("how", "start_method"),
+    [*((how, "forkserver") for how in WAYS), ("file", "spawn"), ("stdin", "spawn"), ("file", "fork")],
+)
+def test_a_bare_script_needs_no_guard(tmp_path: Path, how: str, start_method: str) -> None:
+    """Its main module runs once; what it changes between runs reaches the workers."""
+    out = run(BARE, how, tmp_path, options=f"start_method={start_method!r}")
+    assert out == "imported __main__\n14950\n4950\n9900\n3\n"
+
+
+OBJECTS = """
+import dataclasses, enum
+from typing import Annotated, NamedTuple
+from poolinject import Depends, InjectedPool
+
+class Colour(enum.Enum):
+    RED = 1
+    BLUE = 2
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    number: int
+    colour: Colour = Colour.RED
+
+class Point(NamedTuple):
+    x: int
+    y: int
+
+class Plain:
+    def __init__(self, value):
+        self.value = value
+    def doubled(self):
+        return Plain(self.value * 2)
+
+class RefusedError(Exception):
+    def __init__(self, row, *, why):
+        super().__init__(f"{why}: {row.number}")
+        self.row, self.why = row, why
+
+def get_colour() -> Colour:
+    return Colour.BLUE
+
+def paint(row: Row, colour: Annotated[Colour, Depends(get_colour)]) -> Row:
+    assert type(row) is Row and row.colour is Colour.RED
+    if row.number == 3:
+        raise RefusedError(row, why="three")
+    return dataclasses.replace(row, colour=colour)
+
+with InjectedPool(2, OPTIONS) as pool:
+    for _ in range(2):
+        rows = pool.map(paint, map(Row, range(3)))
+        assert rows == [Row(number, Colour.BLUE) for number in range(3)], rows
+        assert all(type(row) is Row and row.colour is Colour.BLUE for row in rows)
+        try:
+            pool.map(paint, map(Row, range(10)))
+        except RefusedError as error:
+            assert error.row == Row(3) and error.why == "three" and str(error) == "three: 3"
+        else:
+            raise AssertionError("nothing was raised")
+        assert pool.map(lambda point: Point(point.y, point.x), [Point(1, 2)]) == [Point(2, 1)]
+        (plain,) = pool.map(Plain.doubled, [Plain(2)])
+        assert type(plain) is Plain and plain.value == 4
+        assert pool.map(Colour, [1, 2]) == [Colour.RED, Colour.BLUE]
+        assert pool.map(type, [Row(1), Colour.RED]) == [Row, Colour]
+        assert pool.starmap(Row, [(1, Colour.BLUE)]) == [Row(1, Colour.BLUE)]
+print("done")
+"""
+
+
+@pytest.mark.parametrize(
+    ("how", "backend_name"), [*((how, "process") for how in WAYS), ("file", "thread"), ("file", "inline")]
+)
+def test_classes_of_the_main_module_are_items_results_and_exceptions(
+    tmp_path: Path, how: str, backend_name: str
+) -> None:
+    """They come back as the same classes, enum members as the same members."""
+    assert run(OBJECTS, how, tmp_path, options=f"backend={backend_name!r}") == "done\n"
+
+
+GUARDED = """
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from poolinject import InjectedPool
+
+def work(item):
+    return item, __name__
+
+def main():
+    with InjectedPool(2, OPTIONS) as pool:
+        print(pool.map(work, [1, 2]))
+    print(sorted(sys.argv[1:]))
+
+if __name__ == "__main__":
+    main()
+"""
+
+
+def test_a_guard_does_no_harm(tmp_path: Path) -> None:
+    """``__name__`` is the same in the workers."""
+    assert run(GUARDED, "file", tmp_path) == "[(1, '__main__'), (2, '__main__')]\n[]\n"
+
+
+NEIGHBOUR = """
+import neighbour
+from poolinject import InjectedPool
+
+with InjectedPool(2, OPTIONS) as pool:
+    print(pool.map(neighbour.work, [1, 2]))
+    print(pool.map(lambda item: neighbour.work(item), [1, 2]))
+"""
+
+
+@pytest.mark.parametrize("how", WAYS)
+def test_modules_beside_the_script_are_found(tmp_path: Path, how: str) -> None:
+    """They go by reference, so the workers look where the caller did."""
+    (tmp_path / "neighbour.py").write_text("def work(item):\n    return item * 10\n")
+    assert run(NEIGHBOUR, how, tmp_path) == "[10, 20]\n[10, 20]\n"
+
+
+OUTPUT = """
+import sys
+from poolinject import InjectedPool
+
+def speak(item):
+    print("said", item)
+    print("complained", item, file=sys.stderr)
+    return sys.stdin.read()
+
+with InjectedPool(1, OPTIONS) as pool:
+    assert pool.map(speak, [1, 2]) == ["", ""]
+"""
+
+
+def test_what_workers_print_arrives_and_standard_input_stays_the_callers(tmp_path: Path) -> None:
+    """Flushed at the latest when they end."""
+    path = tmp_path / "script.py"
+    path.write_text(OUTPUT.replace("OPTIONS", ""))
+    done = subprocess.run(
+        [sys.executable, path],
+        input="not for workers",
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        timeout=PATIENCE,
+        check=True,
+    )
+    assert done.stdout == "said 1\nsaid 2\n"
+    assert done.stderr == "complained 1\ncomplained 2\n"
