@@ -234,10 +234,10 @@ class Fatal:
         return item
 
     def __reduce__(self) -> Any:
-        return os._exit, (9,)
+        return die_by_exit, ()
 
 
 def test_a_function_that_no_worker_survives_loading_ends_in_one_error(process: Kind) -> None:
     """Not in replacing workers for ever."""
-    with process.pool(1) as pool, pytest.raises(WorkerLostError, match="exited with code 9"):
+    with process.pool(1) as pool, pytest.raises(WorkerLostError, match="exited with code 17"):
         pool.map(Fatal(), range(3), on_error="return")
