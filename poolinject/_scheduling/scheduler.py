@@ -185,7 +185,8 @@ class Scheduler:
     def gone(self, worker_id: int, started: dict[int, int]) -> list[Action]:
         """A worker has ended. *started* says for each slot how many items of its chunk had begun.
 
-        The item that was running is lost; those that had not begun go to other workers.
+        The item that was running is lost; those that had not begun, and those whose outcomes had not been sent yet,
+        go to other workers.
         """
         worker = self.workers[worker_id]
         worker.ready = False
@@ -194,11 +195,13 @@ class Scheduler:
             run = chunk.run
             self._close(worker, chunk)
             begun = max(chunk.reported, min(started.get(chunk.slot, 0), chunk.count))
-            for index in range(chunk.start + chunk.reported, chunk.start + begun):
-                actions.append(Lose(run.id, index, worker_id))
-                actions += self._emit(run, index, 1)
-            if begun > chunk.reported and run.fail_fast:
-                actions += self.cancel(run.id)
+            if begun > chunk.reported:
+                actions.append(Lose(run.id, chunk.start + begun - 1, worker_id))
+                actions += self._emit(run, chunk.start + begun - 1, 1)
+                if run.fail_fast:
+                    actions += self.cancel(run.id)
+            if begun - 1 > chunk.reported and not run.cancelled:  # done, but their outcomes died with the worker
+                run.again.append((chunk.start + chunk.reported, begun - 1 - chunk.reported))
             if begun < chunk.count and run.pinned is not None:
                 actions.append(Lose(run.id, chunk.start + begun, worker_id))
                 actions += self._emit(run, chunk.start + begun, 1)

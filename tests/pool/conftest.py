@@ -55,14 +55,20 @@ def _threads() -> Iterator[str]:
 
 def _children(pid: str = "self") -> Iterator[str]:
     """Name the child processes and theirs, so that the workers of a fork server count, too."""
-    for task in Path(f"/proc/{pid}/task").glob("*/children"):
-        try:
-            children = task.read_text().split()
-        except (FileNotFoundError, ProcessLookupError):  # the thread has ended
-            continue
-        for child in children:
-            yield f"process {child}"
-            yield from _children(child)
+    try:
+        children = [child for task in os.listdir(f"/proc/{pid}/task") for child in _children_of(pid, task)]  # noqa: PTH208
+    except FileNotFoundError:  # it has ended, or this system has no such files
+        return
+    for child in children:
+        yield f"process {child}"
+        yield from _children(child)
+
+
+def _children_of(pid: str, task: str) -> list[str]:
+    try:
+        return Path(f"/proc/{pid}/task/{task}/children").read_text().split()
+    except (FileNotFoundError, ProcessLookupError):  # the thread has ended
+        return []
 
 
 def _shared_memory() -> Iterator[str]:

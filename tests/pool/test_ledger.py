@@ -470,3 +470,17 @@ def test_a_caller_that_is_killed_takes_nothing_along(ledger: ModuleType, tmp_pat
     ledger.wait_for("engine-", 2)
     finish(process)
     check(ledger)
+
+
+def test_sigterm_to_the_whole_group_closes_everything(ledger: ModuleType, tmp_path: Path) -> None:
+    """As a service manager sends it: caller, workers and fork server get it at the same time."""
+    script = """
+    with InjectedPool(2, lifetimes=LIFETIMES) as pool:
+        pool.map(load_held, range(100))
+    """
+    process = start(script, folder=tmp_path)
+    ledger.wait_for("held", 2)
+    os.killpg(process.pid, signal.SIGTERM)
+    code, out, _ = finish(process)
+    assert (code, out) == (-signal.SIGTERM, "")
+    check(ledger)

@@ -241,3 +241,16 @@ def test_a_function_that_no_worker_survives_loading_ends_in_one_error(process: K
     """Not in replacing workers for ever."""
     with process.pool(1) as pool, pytest.raises(WorkerLostError, match="exited with code 17"):
         pool.map(Fatal(), range(3), on_error="return")
+
+
+FINISHED_ITEMS = 200  # enough that some outcomes have not been sent when the worker ends
+
+
+def test_items_whose_outcomes_died_with_the_worker_run_again(process: Kind) -> None:
+    """Only the item that was running is lost, also where others of its chunk had finished a moment before."""
+    items: list[Any] = [(number, die_by_kill if number == FINISHED_ITEMS - 1 else None) for number in range(300)]
+    with process.pool(1) as pool:
+        results: list[Any] = pool.map(run_or_die, items, on_error="return", chunksize=300)
+        assert [result for result in results if isinstance(result, int)] == [
+            number for number in range(300) if number != FINISHED_ITEMS - 1
+        ]
