@@ -201,7 +201,9 @@ class ForkServer:
 
     def run(self) -> None:
         """Answer requests; after the end of the control stream, only report the ends that someone waits for."""
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # sent to the whole group, it is for caller and workers to follow
+        # Sent to the whole group, it is for caller and workers to follow. Blocked and not ignored, so that one which
+        # reaches a worker before its set-up is kept for it.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         self._preload([WORKER_ENTRY.partition(":")[0]])
         self._woken.settimeout(0)
         self._waker.settimeout(0)

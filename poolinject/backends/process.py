@@ -156,31 +156,39 @@ class ProcessBackend(Backend):
         for worker_id in self._unwritten:
             self._write(worker_id)
         self._unwritten.clear()
+        ended = []
         for key, events in self._selector.select(timeout):
             if key.data is None:
                 self._empty_waker()
-                continue
-            worker_id, what = key.data
+            elif key.data[1] == "sentinel":
+                ended.append(key.data[0])
+            else:
+                messages.extend(self._talk(key.data[0], events))
+        for worker_id in ended:
             peer = self._peers[worker_id]
-            if what == "sentinel":
-                messages.extend((worker_id, message) for message in self._bury(peer))
-                continue
-            if events & WRITE:
-                self._write(worker_id)
-            if events & READ:
-                messages.extend((worker_id, message) for message in peer.read())
-                if peer.at_end:
-                    self._selector.unregister(peer.connection)
+            messages.extend((worker_id, message) for message in peer.read(everything=True))
+            if all(sender != worker_id for sender, _ in messages):
+                messages.append((worker_id, self._bury(peer)))
         return messages
 
-    def _bury(self, peer: Peer) -> Iterator[FromWorker | Gone]:
-        yield from peer.read(everything=True)
+    def _talk(self, worker_id: int, events: int) -> Iterator[tuple[int, FromWorker]]:
+        """Write to a worker and read from it, whichever it is ready for."""
+        peer = self._peers[worker_id]
+        if events & WRITE:
+            self._write(worker_id)
+        if events & READ:
+            yield from ((worker_id, message) for message in peer.read())
+            if peer.at_end and self._selector is not None:
+                self._selector.unregister(peer.connection)
+
+    def _bury(self, peer: Peer) -> Gone:
+        """Tell of a worker's end, once its last messages have been followed: what was sent since opened slots anew."""
         started = {slot: peer.control.started(slot) for slot in range(SLOTS)}
         assert self._selector is not None  # noqa: S101 - receive() has looked
         for file in (peer.connection, peer.process.sentinel):
             if file in self._selector.get_map():
                 self._selector.unregister(file)
-        yield Gone(peer.process.poll(), started)
+        return Gone(peer.process.poll(), started)
 
     def _empty_waker(self) -> None:
         try:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import ModuleType
 from typing import Annotated, Any
@@ -56,7 +59,7 @@ def run_or_die(item: tuple[int, Callable[[], None] | None]) -> int:
 def test_a_lost_worker_costs_what_it_held(
     process: Kind, ledger: ModuleType, die: Callable[[], None], code: int, text: str, chunksize: int | None
 ) -> None:
-    """The item that ran, and those of its chunk whose outcomes it had not sent; the rest is run by a replacement."""
+    """The item that ran; the rest of its chunk, sent outcomes apart, is run by a replacement."""
     items: list[Any] = [(number, die if number == 5 else None) for number in range(20)]
     with process.pool(1) as pool:
         results: Any = pool.map(run_or_die, items, on_error="return", chunksize=chunksize)
@@ -254,3 +257,34 @@ def test_items_whose_outcomes_died_with_the_worker_run_again(process: Kind) -> N
         assert [result for result in results if isinstance(result, int)] == [
             number for number in range(300) if number != FINISHED_ITEMS - 1
         ]
+
+
+def hold_the_first(item: int) -> int:
+    """Let the first item wait for the test: nothing is sent ahead before its outcome has told how long items take."""
+    if item == 0:
+        hold(item)
+    return item
+
+
+def test_a_worker_that_ends_between_two_chunks_loses_nothing(process: Kind, ledger: ModuleType) -> None:
+    """Its last outcomes and its end come together: the chunk sent in answer to the outcomes was never begun."""
+    with process.pool(1) as pool, ThreadPoolExecutor(1) as threads:
+        mapping = threads.submit(pool.map, hold_the_first, range(40), chunksize=1)
+        ledger.wait_for("began")
+        driver: Any = pool._engine.driver
+        (peer,) = driver.backend._peers
+        held, go_on = threading.Event(), threading.Event()
+
+        def hold_up() -> None:
+            held.set()
+            go_on.wait(PATIENCE)
+
+        driver.post(hold_up)
+        assert held.wait(PATIENCE)
+        ledger.note("release")
+        assert select.select([peer.connection], [], [], PATIENCE)[0]
+        os.kill(peer.process.pid, signal.SIGKILL)
+        assert select.select([peer.process.sentinel], [], [], PATIENCE)[0]
+        go_on.set()
+        assert mapping.result(PATIENCE) == list(range(40))
+        assert pool.workers[0].generation == 1
