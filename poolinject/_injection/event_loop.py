@@ -7,6 +7,7 @@ also closes in the same task. A coroutine that never suspends costs no turn of t
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import contextvars
 import sys
 import threading
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
     Step = Coroutine[Any, Any, Any]
 
+LOOK_SECONDS = 1.0  # after so long a wait looks whether the loop's thread is still there
 STOP_TIMEOUT = 10.0  # seconds in which cancelled tasks must end when a loop is closed
 
 
@@ -243,6 +245,13 @@ class LoopThread:
         """Tell whether a loop is this one and not being closed."""
         return loop is self._loop
 
+    def wait_for(self, future: concurrent.futures.Future[Any]) -> Any:
+        """Wait for what runs on the loop, as long as its thread is there."""
+        while True:
+            concurrent.futures.wait([future], timeout=LOOK_SECONDS)
+            if future.done() or self._thread is None or not self._thread.is_alive():
+                return future.result(0)
+
     def host(self) -> ThreadHost:
         """Make a new host; it costs nothing until it runs something."""
         return ThreadHost(self)
@@ -274,7 +283,9 @@ class ThreadHost:
         loop = self._loop.get()
         context = _async_context()
         try:
-            ok, value = asyncio.run_coroutine_threadsafe(self._ask(enter(coroutine, context)), loop).result()
+            ok, value = self._loop.wait_for(
+                asyncio.run_coroutine_threadsafe(self._ask(enter(coroutine, context)), loop)
+            )
         finally:
             for variable, new in context.items():
                 if variable.get(_MISSING) is not new:

@@ -211,8 +211,7 @@ def to_outcomes(block: Block) -> Iterator[Success[Any] | Failure]:
             yield block.failure(failures[offset])
         else:
             seconds = block.each[offset] if offset < len(block.each) else 0.0
-            worker_id = -1 if block.worker_id is None else block.worker_id
-            yield Success(block.start + offset, block.items[offset], value, 1, worker_id, seconds)
+            yield Success(block.start + offset, block.items[offset], value, 1, block.worker_id, seconds)
 
 
 def raise_failure(failure: Failure) -> NoReturn:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from poolinject._scheduling.backpressure import ReorderBuffer
 from poolinject._scheduling.runs import Block, Run
 from poolinject._scheduling.scheduler import Action, Emit, Finish, Lose, RunState, Scheduler, Send, TakeBack
-from poolinject._transport.messages import Chunk, Failed, Load, Results
+from poolinject._transport.messages import Chunk, Failed, Forget, Load, Results
 from poolinject.errors import WorkerLostError
 
 if TYPE_CHECKING:
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from poolinject._scheduling.reports import RunReport
     from poolinject.backends.base import Backend
 
+MOST_LOADED = 256  # functions that a worker knows at the same time, where no more are running
 WIDTH = 4  # chunks for each worker that an automatic in-flight limit leaves room for
 
 
@@ -37,7 +38,7 @@ class Dispatcher:
         self.runs: dict[int, Run] = {}
         self._backend, self._finished = backend, finished
         self._chunks: dict[int, InFlight] = {}
-        self._loaded: list[set[int]] = [set() for _ in range(workers)]
+        self._loaded: list[dict[int, None]] = [{} for _ in range(workers)]  # the oldest first
         self._lost: WorkerLostError | None = None
         self._untold: set[Run] = set()
 
@@ -80,10 +81,18 @@ class Dispatcher:
         return bool(self.scheduler.workers[worker_id].chunks)
 
     def load(self, worker_id: int, load: Load) -> None:
-        """Make a function known to a worker, once."""
-        if load.function not in self._loaded[worker_id]:
-            self._loaded[worker_id].add(load.function)
-            self._backend.send(worker_id, load)
+        """Make a function known to a worker, once; of many the oldest that no run needs is forgotten."""
+        loaded = self._loaded[worker_id]
+        if load.function in loaded:
+            return
+        if len(loaded) >= MOST_LOADED:
+            needed = {run.load.function for run in self.runs.values()}
+            oldest = next((function for function in loaded if function not in needed), None)
+            if oldest is not None:
+                del loaded[oldest]
+                self._backend.send(worker_id, Forget(oldest))
+        loaded[load.function] = None
+        self._backend.send(worker_id, load)
 
     def results(self, worker_id: int, message: Results) -> None:
         """Outcomes have come."""

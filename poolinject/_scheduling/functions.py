@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 import warnings
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from poolinject._injection.planner import Planner
 from poolinject._injection.registry import Registry, identity
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
 
     from poolinject._injection.plan import Call, Plan
     from poolinject.markers import Lifetime, Provider
+
+Value = TypeVar("Value")
+MOST_KEPT = 1024  # plans, and numbers of packed functions
 
 
 class Functions:
@@ -33,8 +37,9 @@ class Functions:
         self._overrides, self._by_reference = overrides, by_reference
         self._planner = Planner(Registry(), lifetimes, overrides)
         self._seen: dict[Provider, Provider] = {}
-        self._plans: dict[Hashable, Plan] = {}
-        self._numbers: dict[Hashable, int] = {}
+        self._plans: dict[Hashable, tuple[Plan, int]] = {}
+        self._numbers: dict[bytes, int] = {}
+        self._counter = itertools.count()
         self._warned: set[Hashable] = set()
         self._lock = threading.Lock()
 
@@ -49,11 +54,12 @@ class Functions:
                 self._plans.clear()
                 self._seen = dict(self._overrides)
             key = (call, identity(function))
-            plan = self._plans.get(key)
-            if plan is None:
-                plan = self._planner.plan_get(function) if call == "get" else self._planner.plan(function, call)
-                if getattr(without_partial(function), "__module__", "__main__") != "__main__":
-                    self._plans[key] = plan
+            known = self._plans.get(key)
+            if known is not None:
+                return known[0]
+            plan = self._planner.plan_get(function) if call == "get" else self._planner.plan(function, call)
+            if getattr(without_partial(function), "__module__", "__main__") != "__main__":
+                _keep(self._plans, key, (plan, next(self._counter)))
             self._warn_of_unmatched()
             return plan
 
@@ -64,13 +70,19 @@ class Functions:
             TransportError: If something in it cannot be pickled; it names the thing.
         """
         if self._by_reference:
-            return Load(self._number(_ById(plan)), plan.name, plan=plan)
+            return Load(self._number_of(plan), plan.name, plan=plan)
         blob = pack_function(plan.function, plan)
-        return Load(self._number(blob.digest), plan.name, blob=blob.data)
-
-    def _number(self, key: Hashable) -> int:
         with self._lock:
-            return self._numbers.setdefault(key, len(self._numbers))
+            number = self._numbers.get(blob.digest)
+            if number is None:
+                number = _keep(self._numbers, blob.digest, next(self._counter))
+        return Load(number, plan.name, blob=blob.data)
+
+    def _number_of(self, plan: Plan) -> int:
+        """Give the number of a plan that is kept, a new one of any other."""
+        with self._lock:
+            kept = self._plans.get((plan.call, identity(plan.function)))
+            return kept[1] if kept is not None and kept[0] is plan else next(self._counter)
 
     def _warn_of_unmatched(self) -> None:
         for provider in self._planner.unmatched():
@@ -81,16 +93,9 @@ class Functions:
                 warnings.warn(message, UserWarning, stacklevel=6)
 
 
-class _ById:
-    """A plan by what it is, not by what it says."""
-
-    __slots__ = ("plan",)
-
-    def __init__(self, plan: Plan) -> None:
-        self.plan = plan
-
-    def __hash__(self) -> int:
-        return id(self.plan)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _ById) and other.plan is self.plan
+def _keep(kept: dict[Any, Value], key: object, value: Value) -> Value:
+    """Keep a value, and let go of the oldest where there are many: a loop may submit a new closure each time."""
+    while len(kept) >= MOST_KEPT:
+        del kept[next(iter(kept))]
+    kept[key] = value
+    return value

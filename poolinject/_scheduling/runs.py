@@ -31,7 +31,7 @@ class Block:
     values: Sequence[Any]
     failures: Sequence[Failed]
     each: Sequence[float]
-    worker_id: int | None
+    worker_id: int
 
     def failure(self, position: int) -> Failure:
         """Make the record of one of its failures."""

@@ -83,6 +83,13 @@ class Load:
 
 
 @dataclass(frozen=True, slots=True)
+class Forget:
+    """Let go of a function; where it is wanted again, it is loaded again."""
+
+    function: int
+
+
+@dataclass(frozen=True, slots=True)
 class Warm:
     """Build the shared dependencies of these loaded plans now; answered by ``Ready``."""
 
@@ -153,5 +160,5 @@ class Stopped:
     failures: tuple[tuple[str, BaseException], ...]
 
 
-ToWorker: TypeAlias = Load | Warm | Chunk | Stop
+ToWorker: TypeAlias = Load | Forget | Warm | Chunk | Stop
 FromWorker: TypeAlias = Ready | Results | Stopped

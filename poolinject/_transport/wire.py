@@ -10,6 +10,7 @@ from poolinject._transport import codec, frames, remote_errors
 from poolinject._transport.messages import (
     Chunk,
     Failed,
+    Forget,
     FromWorker,
     Load,
     Ready,
@@ -24,7 +25,7 @@ from poolinject._transport.messages import (
 if TYPE_CHECKING:
     from poolinject._transport.picklers import Buffer
 
-CHUNK, RESULTS, SETUP, LOAD, WARM, STOP, READY, STOPPED = range(8)
+CHUNK, RESULTS, SETUP, LOAD, FORGET, WARM, STOP, READY, STOPPED = range(9)
 _CHUNK = struct.Struct("<QQHQQI??")
 _RESULTS = struct.Struct("<QQd?II")
 
@@ -37,6 +38,8 @@ def encode_to_worker(message: ToWorker | Setup) -> list[Buffer]:
             return frames.pack(CHUNK, header, codec.encode_batch(items))
         case Load(function, name, _, blob):
             return frames.pack(LOAD, pickle.dumps((function, name, blob)))
+        case Forget(function):
+            return frames.pack(FORGET, pickle.dumps(function))
         case Warm(functions):
             return frames.pack(WARM, pickle.dumps(functions))
         case Setup(worker_id, generation, pool_name):
@@ -54,6 +57,8 @@ def decode_in_worker(kind: int, body: Buffer) -> ToWorker | Setup:
     if kind == LOAD:
         function, name, blob = pickle.loads(body)
         return Load(function, name, None, blob)
+    if kind == FORGET:
+        return Forget(pickle.loads(body))
     if kind == WARM:
         return Warm(pickle.loads(body))
     if kind == SETUP:

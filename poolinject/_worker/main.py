@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NoReturn
 from poolinject._injection.runtime import Runtime
 from poolinject._transport import wire
 from poolinject._transport.frames import FrameReader
-from poolinject._transport.messages import Chunk, FromWorker, Load, Ready, Setup, Stop, Stopped, ToWorker, Warm
+from poolinject._transport.messages import Chunk, Forget, FromWorker, Load, Ready, Setup, Stop, Stopped, ToWorker, Warm
 from poolinject._worker.control import received_control
 from poolinject._worker.lifecycle import Terminated
 from poolinject._worker.runner import Runner
@@ -64,6 +64,8 @@ class Worker:
 
     def _messages(self) -> Iterator[ToWorker | Setup]:
         data, descriptors, _, _ = socket.recv_fds(self._connection, RECEIVE_SIZE, 1)
+        if not descriptors:  # the caller was gone before it had said anything
+            return
         self._control = received_control(descriptors[0])
         while data:
             for kind, body in self._frames.feed(data):
@@ -82,6 +84,8 @@ class Worker:
             self._runner.run(message)
         elif isinstance(message, Load):
             self._runner.load(message)
+        elif isinstance(message, Forget):
+            self._runner.forget(message)
         elif isinstance(message, Warm):
             self._runner.warm(message)
 

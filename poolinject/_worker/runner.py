@@ -11,7 +11,7 @@ from poolinject._injection.generators import Failed as ItemFailed
 from poolinject._transport import remote_errors
 from poolinject._transport.codec import Unsendable
 from poolinject._transport.functions import load_function
-from poolinject._transport.messages import Chunk, Failed, FromWorker, Load, Ready, Results, Warm
+from poolinject._transport.messages import Chunk, Failed, Forget, FromWorker, Load, Ready, Results, Warm
 from poolinject._worker.lifecycle import Terminated, is_interrupt
 from poolinject.errors import TransportError, WorkerLostError
 
@@ -55,6 +55,11 @@ class Runner:
                 self._measured[message.function] = self.runtime.bind_measured(plan)
         except Exception as error:  # noqa: BLE001 - whatever a user's module raises when it is imported
             self._functions[message.function] = _failing(error, message.name)
+
+    def forget(self, message: Forget) -> None:
+        """Let go of a function; the shared dependencies that it used stay."""
+        for known in (self._functions, self._plans, self._measured):
+            known.pop(message.function, None)
 
     def warm(self, message: Warm) -> None:
         """Build shared dependencies ahead of the first item, and say whether that went well."""

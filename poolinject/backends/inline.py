@@ -7,7 +7,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Literal
 
 from poolinject._injection.runtime import Runtime
-from poolinject._transport.messages import Chunk, FromWorker, Load, Ready, Stop, Stopped, ToWorker, Warm
+from poolinject._transport.messages import Chunk, Forget, FromWorker, Load, Ready, Stop, Stopped, ToWorker, Warm
 from poolinject._worker.control import private_control
 from poolinject._worker.runner import Runner
 from poolinject.backends.base import Backend, Capabilities, Gone
@@ -56,6 +56,8 @@ class InlineBackend(Backend):
             match message:
                 case Load():
                     self._runner.load(message)
+                case Forget():
+                    self._runner.forget(message)
                 case Warm():
                     self._runner.warm(message)
                 case Chunk():

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 from poolinject._injection.event_loop import LoopThread
 from poolinject._injection.runtime import Runtime
 from poolinject._injection.scopes import SharedScope
-from poolinject._transport.messages import Chunk, FromWorker, Load, Ready, Stop, Stopped, ToWorker, Warm
+from poolinject._transport.messages import Chunk, Forget, FromWorker, Load, Ready, Stop, Stopped, ToWorker, Warm
 from poolinject._worker.control import private_control
 from poolinject._worker.runner import Runner
 from poolinject.backends.base import Backend, Capabilities, Gone
@@ -60,6 +60,8 @@ class ThreadBackend(Backend):
                 match self._inboxes[worker_id].get():
                     case Load() as message:
                         runner.load(message)
+                    case Forget() as message:
+                        runner.forget(message)
                     case Warm() as message:
                         runner.warm(message)
                     case Chunk() as message:
