@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from poolinject import Success
+from poolinject import Success, WorkerContext
 from poolinject._scheduling import dispatcher
 from poolinject._worker.runner import Runner
 from tests.conftest import Kind
@@ -20,9 +20,11 @@ def adding(number: int) -> Callable[[int], int]:
     return lambda item: item + number
 
 
-def count_known() -> int:
-    """Count the functions that the runners of this process know."""
-    return max(len(found._functions) for found in gc.get_objects() if isinstance(found, Runner))
+def count_known(worker: WorkerContext) -> int:
+    """Count the functions that the runner of this worker knows."""
+    runners = [found for found in gc.get_objects() if isinstance(found, Runner)]  # here, of other pools too
+    (own,) = [runner for runner in runners if runner.runtime.worker is worker]
+    return len(own._functions)
 
 
 def test_a_worker_forgets_the_functions_of_runs_that_are_over(backend: Kind, monkeypatch: pytest.MonkeyPatch) -> None:
