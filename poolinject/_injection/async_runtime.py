@@ -65,7 +65,7 @@ class AsyncRuntime:
             "worker_scope": self.worker_scope,
             "fetch": self.fetch,
         }
-        bound: Callable[..., Any] = compile_generated(generate(plan, "async"), {**TOOLS, **live})
+        bound: Callable[..., Any] = compile_generated(generate(plan, "await"), {**TOOLS, **live})
         return bound
 
     async def fetch(self, scope: SharedScope, key: int) -> Any:

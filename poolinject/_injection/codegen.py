@@ -1,7 +1,13 @@
 """Turns a plan into the source of one Python function, the way a careful person would write it by hand.
 
-The function takes an item and gives the result or a ``Failed``; it never raises. ``at`` says where it is, so that one
-``except`` serves every step: ``stages[at]`` names the phase, the provider and the generators that are open there.
+``at`` says where the function is, so that one ``except`` serves every step: ``stages[at]`` names the phase, the
+provider and the generators that are open there. There are three forms:
+
+- ``"chunk"`` is what workers run: a loop over numbered items, which counts in shared memory what it has begun, gives
+  each result to ``keep`` and each ``Failed`` to ``fail``. It returns ``None`` at the end of the items, ``True`` where
+  the next item needs a fresh copy of the context, ``False`` where ``fail`` says that no further item is to start.
+- ``"call"`` takes one item and gives the result or a ``Failed``; it never raises.
+- ``"await"`` is the same as a coroutine function.
 """
 
 from __future__ import annotations
@@ -23,38 +29,35 @@ if TYPE_CHECKING:
 
     from poolinject._injection.plan import Argument, Plan, Source
 
-Flavour: TypeAlias = Literal["sync", "async"]
+Form: TypeAlias = Literal["chunk", "call", "await"]
 
 
 @dataclass(frozen=True, slots=True)
 class Generated:
     """The source of one function and the constants that it names."""
 
-    name: str
+    function: str
     source: str
     constants: dict[str, Any]
     stages: tuple[Stage, ...]
 
 
-def generate(plan: Plan, flavour: Flavour = "sync", *, measured: bool = False) -> Generated:
-    """Write the function for a plan; ``"async"`` awaits where ``"sync"`` lets a host run the coroutine.
-
-    With *measured* it calls ``mark()`` at the beginning of each stage and before it returns.
-    """
-    return _Writer(plan, flavour, measured=measured).write()
+def generate(plan: Plan, form: Form = "chunk", *, measured: bool = False) -> Generated:
+    """Write the function for a plan; with *measured* it calls ``mark()`` at each stage and after the last one."""
+    return _Writer(plan, form, measured=measured).write()
 
 
 def compile_generated(generated: Generated, names: dict[str, Any]) -> Any:
     """Make the function; ``names`` are the live things it uses beside its constants. Tracebacks show the source."""
     namespace = {**generated.constants, **names}
-    exec(_code(generated.source, generated.name), namespace)  # noqa: S102 - our own source
-    return namespace[f"call_{generated.name}"]
+    exec(_code(generated.source, generated.function), namespace)  # noqa: S102 - our own source
+    return namespace[generated.function]
 
 
 @functools.lru_cache(maxsize=256)
-def _code(source: str, name: str) -> CodeType:
+def _code(source: str, function: str) -> CodeType:
     digest = hashlib.blake2b(source.encode(), digest_size=4).hexdigest()
-    filename = f"<poolinject call_{name} {digest}>"
+    filename = f"<poolinject {function} {digest}>"
     linecache.cache[filename] = (len(source), None, source.splitlines(keepends=True), filename)
     return compile(source, filename, "exec")
 
@@ -66,10 +69,18 @@ def _identifier(text: str) -> str:
     return f"{word}_" if keyword.iskeyword(word) else word
 
 
+HEADERS: dict[Form, str] = {
+    "chunk": "def {}(numbered, attempt, begun, place, keep, fail, context, clean):",
+    "call": "def {}(item, index, attempt):",
+    "await": "async def {}(item, index, attempt):",
+}
+
+
 class _Writer:
-    def __init__(self, plan: Plan, flavour: Flavour, *, measured: bool) -> None:
-        self.plan, self.is_async, self.measured = plan, flavour == "async", measured
-        self.name = _identifier(plan.name)
+    def __init__(self, plan: Plan, form: Form, *, measured: bool) -> None:
+        self.plan, self.form, self.measured = plan, form, measured
+        self.is_async, self.in_loop = form == "await", form == "chunk"
+        self.name = f"{'run' if self.in_loop else 'call'}_{_identifier(plan.name)}"
         self.lines: list[str] = []
         self.constants: dict[str, Any] = {}
         generating = [step for step in plan.steps if isinstance(step, Step) and "generator" in step.kind]
@@ -78,11 +89,6 @@ class _Writer:
         self.stages: list[Stage] = []
 
     def write(self) -> Generated:
-        name = self.name
-        generators = "".join(f"g{slot} = " for slot in self.generators)
-        begin = [f"{'async ' if self.is_async else ''}def call_{name}(item, index, attempt):", "    at = 0"]
-        if generators:
-            begin.append(f"    {generators}None")
         self.emit("try:", indent=1)
         self.unpack()
         for step in self.plan.steps:
@@ -91,18 +97,39 @@ class _Writer:
         self.cleanups()
         if self.measured:
             self.emit("mark()")
-        self.emit("except BaseException as error:", indent=1)
-        opened = "".join(f"g{slot}, " for slot in self.generators)
-        closing = f"closing_failed(error, stages[at], ({opened}), names)"
-        self.emit(f"return await drive_async({closing})" if self.is_async else f"return drive({closing}, run)")
-        self.emit("return result", indent=1)
+        self.outcome()
         self.constants["stages"] = tuple(self.stages)
         self.constants["names"] = tuple(step.name for step in self.steps.values())
-        source = "\n".join((*begin, *self.lines)) + "\n"
-        return Generated(name, source, self.constants, tuple(self.stages))
+        source = "\n".join((*self.beginning(), *self.lines)) + "\n"
+        return Generated(self.name, source, self.constants, tuple(self.stages))
+
+    def beginning(self) -> list[str]:
+        lines = [HEADERS[self.form].format(self.name)]
+        if self.generators:
+            lines.append(f"    {''.join(f'g{slot} = ' for slot in self.generators)}None")
+        if not self.in_loop:
+            return [*lines, "    at = 0"]
+        loop = "    for begun[place], item in numbered:"
+        return [*lines, "    at = 0", loop] if len(self.stages) == 1 else [*lines, loop, "        at = 0"]
+
+    def outcome(self) -> None:
+        opened = "".join(f"g{slot}, " for slot in self.generators)
+        closing = f"closing_failed(error, stages[at], ({opened}), names)"
+        failed = f"await drive_async({closing})" if self.is_async else f"drive({closing}, run)"
+        self.emit("except BaseException as error:", indent=1)
+        if self.in_loop:
+            self.emit(f"if fail({failed}):")
+            self.emit("return False", indent=3)
+            self.emit("else:", indent=1)
+            self.emit("keep(result)")
+            self.emit("if context != clean:", indent=1)
+            self.emit("return True")
+        else:
+            self.emit(f"return {failed}")
+            self.emit("return result", indent=1)
 
     def emit(self, line: str, indent: int = 2) -> None:
-        self.lines.append("    " * indent + line)
+        self.lines.append("    " * (indent + self.in_loop) + line)
 
     def stage(self, phase: Literal["setup", "call", "cleanup"], provider: str | None, still_open: list[int]) -> None:
         if self.stages:
@@ -121,7 +148,8 @@ class _Writer:
         plan = self.plan
         if any(argument.source == FromContext("item") for argument in self.all_arguments()):
             self.stage("setup", None, [])
-            self.emit("context = ItemContext(index, item, attempt, worker.worker_id)")
+            index = "begun[place] - 1" if self.in_loop else "index"
+            self.emit(f"about = ItemContext({index}, item, attempt, worker.worker_id)")
         if plan.call == "starmap" and not plan.variadic:
             self.stage("call", None, [])
             self.constants["spread"] = functools.partial(spread, plan.name, plan.required, plan.spares)
@@ -205,7 +233,7 @@ class _Writer:
                 name = self.constant("default", value)
                 return {"same": name, "copy": f"deepcopy({name})", "factory": f"{name}()"}[fresh]
             case FromContext(which):
-                return "context" if which == "item" else "worker"
+                return "about" if which == "item" else "worker"
             case FromScopes(scopes):
                 return f"SecurityScopes({list(scopes)!r})"
         message = f"{source} has no place in a call"
@@ -214,8 +242,7 @@ class _Writer:
     def constant(self, name: str, value: object) -> str:
         """Name a constant; the same object keeps its name."""
         unique, number = name, 1
-        taken = f"call_{self.name}"
-        while unique == taken or RESERVED.fullmatch(unique) or self.constants.get(unique, value) is not value:
+        while unique == self.name or RESERVED.fullmatch(unique) or self.constants.get(unique, value) is not value:
             number += 1
             unique = f"{name}_{number}"
         self.constants[unique] = value
@@ -223,8 +250,8 @@ class _Writer:
 
 
 RESERVED = re.compile(
-    r"[vgi]\d+|item|index|attempt|at|result|error|context|worker|stages|names|run|fetch|mark|spread|deepcopy|worker_scope|"
-    r"pool_scope|open_async|close_async|did_not_yield|did_not_stop|closing_failed|drive|drive_async|ItemContext|SecurityScopes|len|"
+    r"[vgi]\d+|item|index|attempt|at|result|error|about|worker|stages|names|run|fetch|mark|spread|deepcopy|worker_scope|"
+    r"numbered|begun|place|keep|fail|context|clean|pool_scope|open_async|close_async|did_not_yield|did_not_stop|closing_failed|drive|drive_async|ItemContext|SecurityScopes|len|"
     r"BaseException|_"
 )
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     Step = Coroutine[Any, Any, Any]
 
 LOOK_SECONDS = 1.0  # after so long a wait looks whether the loop's thread is still there
+STAYS_ENTERED = sys.version_info < (3, 14)  # one loop's current task says nothing to others, so it may stay that
 STOP_TIMEOUT = 10.0  # seconds in which cancelled tasks must end when a loop is closed
 
 
@@ -32,7 +33,7 @@ class Host(Protocol):
         """Run a coroutine to its end in the host's task and in the context of the calling code."""
 
 
-class Loop(Protocol):
+class EventLoop(Protocol):
     """Makes hosts."""
 
     def host(self) -> Host:
@@ -48,6 +49,15 @@ class LocalLoop:
     def __init__(self) -> None:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._hosts: list[LocalHost] = []
+        self.entered: asyncio.Task[None] | None = None  # the task that counts as the current one
+
+    def enter(self, task: asyncio.Task[None] | None) -> None:
+        """Let a task be the current one, until another is."""
+        entered, self.entered = self.entered, task
+        if entered is not None:
+            _leave_task(entered.get_loop(), entered)
+        if task is not None:
+            _enter_task(task.get_loop(), task)
 
     def get(self) -> asyncio.AbstractEventLoop:
         """Give the loop, made on first use."""
@@ -80,6 +90,7 @@ class LocalLoop:
         if self._loop is None:
             return
         loop, self._loop = self._loop, None
+        self.enter(None)
         previous = _get_running_loop()
         _set_running_loop(None)
         try:
@@ -115,6 +126,8 @@ class LocalHost:
     def __init__(self, loop: LocalLoop) -> None:
         self._loop = loop
         self._task: asyncio.Task[None] | None = None
+        self._own_loop: asyncio.AbstractEventLoop
+        self._stepper: Generator[Any, Any, Any]
         self._cancelled: asyncio.CancelledError | None = None
         self._wanted: asyncio.Future[tuple[Any, asyncio.Future[Any]]]
 
@@ -124,26 +137,34 @@ class LocalHost:
 
     def run(self, coroutine: Step) -> Any:
         """Run a coroutine to its end; no running loop is to be seen before and after."""
-        loop = self._loop.get()
         task = self._task
         if task is None or task.done():
-            task = self._start(loop)
-        step, value = coroutine.send, None
-        while True:
-            previous = _get_running_loop()
-            _set_running_loop(loop)
-            _enter_task(loop, task)
-            try:
-                waits_for = step(value)
-            except StopIteration as stop:
-                return stop.value
-            finally:
-                _leave_task(loop, task)
-                _set_running_loop(previous)
-            ok, value = self._wait(loop, task, waits_for)
-            step = coroutine.send if ok else coroutine.throw
+            task = self._start()
+        outcome = self._step(task, self._stepper.send, coroutine)
+        while type(outcome) is not tuple:
+            ok, value = self._wait(self._own_loop, task, outcome)
+            outcome = self._step(task, self._stepper.send if ok else self._stepper.throw, value)
+        return outcome[0]
 
-    def _start(self, loop: asyncio.AbstractEventLoop) -> asyncio.Task[None]:
+    def _step(self, task: asyncio.Task[None], send: Callable[[Any], Any], value: Any) -> Any:
+        """Run a coroutine up to its end or its next wait, see ``_stepping``."""
+        if self._loop.entered is not task:
+            self._loop.enter(task)
+        previous = _get_running_loop()
+        _set_running_loop(self._own_loop)
+        try:
+            return send(value)
+        except BaseException:
+            self._stepper = _stepping()
+            raise
+        finally:
+            if not STAYS_ENTERED:
+                self._loop.enter(None)
+            _set_running_loop(previous)
+
+    def _start(self) -> asyncio.Task[None]:
+        loop = self._own_loop = self._loop.get()
+        self._stepper = _stepping()
         self._task = loop.create_task(self._serve(loop), name="poolinject host", context=contextvars.Context())
         self._turn(loop, _yield_once())
         return self._task
@@ -184,14 +205,31 @@ class LocalHost:
             return False, error
         return outcome
 
-    @staticmethod
-    def _turn(loop: asyncio.AbstractEventLoop, until: Any) -> Any:
+    def _turn(self, loop: asyncio.AbstractEventLoop, until: Any) -> Any:
+        self._loop.enter(None)
         previous = _get_running_loop()
         _set_running_loop(None)
         try:
             return loop.run_until_complete(until)
         finally:
             _set_running_loop(previous)
+
+
+def _stepping() -> Generator[Any, Any, Any]:
+    """Make what runs coroutines sent to it: it yields what they wait for, and their results, each in a tuple.
+
+    So a coroutine that never waits ends without an exception that would carry its result.
+    """
+    stepper = _step_each()
+    next(stepper)
+    return stepper
+
+
+@types.coroutine
+def _step_each() -> Generator[Any, Any, Any]:
+    coroutine = yield
+    while True:
+        coroutine = yield ((yield from coroutine),)
 
 
 @types.coroutine

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import contextvars
 import signal
 import threading
 from contextlib import asynccontextmanager, contextmanager
+from contextvars import copy_context
 from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 from poolinject._injection import generators
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Generator, Hashable, Mapping
 
     from poolinject._injection.plan import Fetch, Plan
+    from poolinject._injection.runtime import Call
     from poolinject._injection.scopes import CleanupFailure
 
 WORKER_ID = 0  # a resolver is its own, only worker
@@ -55,7 +56,8 @@ class Resolver:
         self._planner = Planner(Registry(), lifetimes or {}, self._overrides)
         self._worker = WorkerContext(WORKER_ID, 0, name)
         self._plans: dict[Hashable, Plan] = {}
-        self._bound: dict[Hashable, Callable[..., Any]] = {}
+        self._calls: dict[Hashable, Call] = {}
+        self._coroutines: dict[Hashable, Callable[..., Any]] = {}
         self._seen: dict[Provider, Provider] = {}
         self._index = 0
         self._runtime: Runtime | None = None
@@ -88,6 +90,7 @@ class Resolver:
             CleanupError: With every error that a cleanup raised.
         """
         runtime, self._runtime, self._closed = self._runtime, None, True
+        self._calls.clear()
         if runtime is not None:
             _raise_together(runtime.close())
 
@@ -116,13 +119,26 @@ class Resolver:
 
     def call(self, func: Provider, item: Any = None) -> Any:
         """Call a function for one item, its dependencies filled, in a copy of the current context."""
-        runtime = self._live()
-        key = ("sync", identity(func))
-        bound = self._bound.get(key) if self._seen == self._overrides else None
+        if self._seen != self._overrides:
+            self._look_again()
+        try:
+            bound = self._calls[func]
+        except (KeyError, TypeError):  # new, or unhashable
+            bound = self._bind(func)
+        index = self._index
+        self._index = index + 1
+        outcome = copy_context().run(bound, item, index, 1)
+        if type(outcome) is generators.Failed:
+            raise outcome.error
+        return outcome
+
+    def _bind(self, func: Provider) -> Call:
+        runtime, key = self._live(), identity(func)
+        bound = self._calls.get(key)
         if bound is None:
-            bound = self._bound[key] = runtime.bind(self._plan(func, "map"))
-        self._index += 1
-        return _result(contextvars.copy_context().run(bound, item, self._index - 1, 1))
+            bound = runtime.bind(self._plan(func, "map"))
+            self._calls[key] = bound
+        return bound
 
     async def __aenter__(self) -> Self:
         if self._closed:
@@ -157,23 +173,33 @@ class Resolver:
     async def acall(self, func: Provider, item: Any = None) -> Any:
         """Do in async code as ``call`` does; ``func`` may be a coroutine function."""
         runtime = self._live_async()
-        key = ("async", identity(func))
-        bound = self._bound.get(key) if self._seen == self._overrides else None
+        if self._seen != self._overrides:
+            self._look_again()
+        key = identity(func)
+        bound = self._coroutines.get(key)
         if bound is None:
-            bound = self._bound[key] = runtime.bind(self._plan(func, "map"))
+            bound = self._coroutines[key] = runtime.bind(self._plan(func, "map"))
         self._index += 1
-        return _result(await runtime.run(bound, item, self._index - 1))
+        outcome = await runtime.run(bound, item, self._index - 1)
+        if type(outcome) is generators.Failed:
+            raise outcome.error
+        return outcome
 
     def _plan(self, call: Provider, kind: str) -> Plan:
         if self._seen != self._overrides:
-            self._plans.clear()
-            self._bound.clear()
-            self._seen = dict(self._overrides)
+            self._look_again()
         key = (kind, identity(call))
         if key not in self._plans:
             plan = self._planner.plan_get(call) if kind == "get" else self._planner.plan(call, "map")
             self._plans[key] = plan
         return self._plans[key]
+
+    def _look_again(self) -> None:
+        """Forget what was planned with other overrides."""
+        self._plans.clear()
+        self._calls.clear()
+        self._coroutines.clear()
+        self._seen = dict(self._overrides)
 
     def _live(self) -> Runtime:
         if self._closed:
@@ -224,12 +250,6 @@ def _exit(signum: int, _frame: object) -> NoReturn:
 def _go_on(outcome: BaseException | None, error: BaseException | None) -> None:
     if outcome is not None:
         raise outcome.with_traceback(outcome.__traceback__) from (None if outcome is error else outcome.__cause__)
-
-
-def _result(outcome: Any) -> Any:
-    if type(outcome) is generators.Failed:
-        raise outcome.error
-    return outcome
 
 
 def _raise_together(failures: list[CleanupFailure]) -> None:

@@ -10,7 +10,7 @@ from fastapi.security import SecurityScopes
 
 from poolinject._injection import generators
 from poolinject._injection.codegen import Generated, compile_generated, generate
-from poolinject._injection.event_loop import LocalLoop, Loop
+from poolinject._injection.event_loop import EventLoop, LocalLoop
 from poolinject._injection.scopes import CleanupFailure, SharedScope
 from poolinject.markers import ItemContext, WorkerContext
 
@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     from poolinject._injection.plan import Plan
 
     # item, index, attempt -> the result or a Failed
-    Bound: TypeAlias = Callable[[Any, int, int], Any]
+    Call: TypeAlias = Callable[[Any, int, int], Any]
+    # a loop over items, see ``codegen``
+    Loop: TypeAlias = Callable[..., bool | None]
 
 TOOLS: dict[str, Any] = {
     "ItemContext": ItemContext,
@@ -37,9 +39,9 @@ TOOLS: dict[str, Any] = {
 
 
 class Measured:
-    """A compiled plan with a mark at each stage."""
+    """A compiled loop with a mark at each stage."""
 
-    call: Bound
+    loop: Loop
 
     def __init__(self, generated: Generated) -> None:
         self.generated = generated
@@ -62,10 +64,12 @@ class Measured:
 class Runtime:
     """The scopes and the loop of one worker. ``pool_scope`` is given where threads share it, and then not closed."""
 
-    def __init__(self, worker: WorkerContext, loop: Loop | None = None, pool_scope: SharedScope | None = None) -> None:
+    def __init__(
+        self, worker: WorkerContext, loop: EventLoop | None = None, pool_scope: SharedScope | None = None
+    ) -> None:
         self.worker = worker
         self._own_loop = loop is None
-        self.loop: Loop = LocalLoop() if loop is None else loop
+        self.loop: EventLoop = LocalLoop() if loop is None else loop
         self._own_pool_scope = pool_scope is None
         self.pool_scope = SharedScope("pool", self.loop.host(), worker) if pool_scope is None else pool_scope
         self.worker_scope = SharedScope("worker", self.loop.host(), worker, longer=self.pool_scope)
@@ -76,26 +80,32 @@ class Runtime:
         self.pool_scope.know(plan.shared)
         self.worker_scope.know(plan.shared)
 
-    def bind(self, plan: Plan) -> Bound:
-        """Compile a plan against this worker's scopes."""
+    def bind(self, plan: Plan) -> Call:
+        """Compile a plan against this worker's scopes, for one item at a time."""
         self.know(plan)
-        return self._compile(generate(plan))
+        call: Call = self._compile(generate(plan, "call"))
+        return call
+
+    def bind_loop(self, plan: Plan) -> Loop:
+        """Compile the loop over the items of a chunk."""
+        self.know(plan)
+        loop: Loop = self._compile(generate(plan))
+        return loop
 
     def bind_measured(self, plan: Plan) -> Measured:
-        """Compile a variant that tells what each provider takes."""
+        """Compile a variant of the loop that tells what each provider takes."""
         measured = Measured(generate(plan, measured=True))
-        measured.call = self._compile(measured.generated, mark=measured.mark)
+        measured.loop = self._compile(measured.generated, mark=measured.mark)
         return measured
 
-    def _compile(self, generated: Generated, **names: Any) -> Bound:
+    def _compile(self, generated: Generated, **names: Any) -> Any:
         live = {
             "worker": self.worker,
             "pool_scope": self.pool_scope,
             "worker_scope": self.worker_scope,
             "run": self.host.run,
         }
-        bound: Bound = compile_generated(generated, {**TOOLS, **live, **names})
-        return bound
+        return compile_generated(generated, {**TOOLS, **live, **names})
 
     def warm(self, plan: Plan) -> None:
         """Build the shared dependencies of a plan now, in the order in which an item would."""

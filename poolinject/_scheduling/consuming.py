@@ -28,11 +28,12 @@ class Consumption:
     """One run and where its input comes from, its blocks go to."""
 
     def __init__(
-        self, driver: Driver, run: Run, source: Iterator[Any], *, items: object, owner: object, settle_seconds: float
+        self, driver: Driver, run: Run, source: Iterator[Any], *, items: Any, owner: object, settle_seconds: float
     ) -> None:
         self._owner = owner  # a pool that nothing else refers to must live as long as the iterator
         self._driver, self._run, self._source = driver, run, source
         self._items, self._settle_seconds = items, settle_seconds
+        run.options.never_blocks = type(items) in EAGER_INPUTS
 
     def collect(self, convert: Convert | None) -> list[Any]:
         """Run to the end on the calling thread, which reads the input, and give everything in order.
@@ -68,7 +69,7 @@ class Consumption:
         driver.open(run)
         if driver.inline:
             return
-        if isinstance(self._items, EAGER_INPUTS) and len(self._items) <= run.pressure.limit:
+        if self._run.options.never_blocks and len(self._items) <= run.pressure.limit:
             run.read(self._source, driver.notify, most=len(self._items) + 1)
             return
         # made of plain parts: the thread must not keep the iterator alive that the user may abandon

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+import time
+from collections import deque
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from poolinject._scheduling.backpressure import ReorderBuffer
@@ -17,6 +20,7 @@ if TYPE_CHECKING:
     from poolinject.backends.base import Backend
 
 MOST_LOADED = 256  # functions that a worker knows at the same time, where no more are running
+RECLAIM_SECONDS = 0.002  # after so long a worker that has not opened a chunk that was taken back never will
 WIDTH = 4  # chunks for each worker that an automatic in-flight limit leaves room for
 
 
@@ -41,6 +45,7 @@ class Dispatcher:
         self._loaded: list[dict[int, None]] = [{} for _ in range(workers)]  # the oldest first
         self._lost: WorkerLostError | None = None
         self._untold: set[Run] = set()
+        self._taken: deque[tuple[float, TakeBack]] = deque()  # with the time from which they can be reclaimed
 
     def open(self, run: Run) -> None:
         """Begin a run."""
@@ -65,6 +70,15 @@ class Dispatcher:
             if ended:
                 run.end_announced = True
                 self._perform(self.scheduler.ended(run.id))
+
+    def reclaim(self) -> float:
+        """Give chunks that were taken back before their worker came to them to others; give how long until the next."""
+        now = time.monotonic()
+        while self._taken and self._taken[0][0] <= now:
+            _, (worker_id, slot, chunk_id, keep) = self._taken.popleft()
+            if chunk_id in self._chunks and not self._backend.is_opened(worker_id, slot):
+                self.returned(worker_id, chunk_id, keep)
+        return self._taken[0][0] - now if self._taken else math.inf
 
     def tell(self) -> None:
         """Wake the consumers of what has been emitted since."""
@@ -97,10 +111,11 @@ class Dispatcher:
     def results(self, worker_id: int, message: Results) -> None:
         """Outcomes have come."""
         chunk = self._chunks[message.chunk]
-        run, count, first = chunk.run, len(message.values), message.start - chunk.start
+        run, count, first = chunk.run, message.size, message.start - chunk.start
         if count:
             items = chunk.items[first : first + count]
             self.items_done[worker_id] += count
+            run.chunking.weigh(count, message.weight)
             self._keep(run, Block(message.start, items, message.values, message.failures, message.each, worker_id))
         if message.sampled:
             run.sample(message.sampled)
@@ -114,7 +129,7 @@ class Dispatcher:
         run.widen(WIDTH * len(self.items_done) * run.chunking.size)
         self._perform(actions)
 
-    def gone(self, worker_id: int, exit_code: int | None, started: dict[int, int]) -> bool:
+    def gone(self, worker_id: int, exit_code: int | None, begun: dict[int, int]) -> bool:
         """A worker has ended: the item that it was running is lost, those that it had not begun go to others.
 
         Gives whether it had items and ended before it had begun any, as one that cannot load the function does.
@@ -128,7 +143,7 @@ class Dispatcher:
             run.counts.lost_workers += 1
         self._loaded[worker_id].clear()
         self._lost = WorkerLostError(worker_id, exit_code)
-        actions = self.scheduler.gone(worker_id, started)
+        actions = self.scheduler.gone(worker_id, begun)
         self._perform(actions)
         return had_items and not any(isinstance(action, Lose) for action in actions)
 
@@ -143,6 +158,15 @@ class Dispatcher:
         for run in list(self.runs.values()):
             run.error = run.error or error
             self._finish(run)
+
+    def returned(self, worker_id: int, chunk_id: int, kept: int) -> None:
+        """No item of a chunk starts beyond its first *kept*."""
+        chunk = self._chunks.get(chunk_id)
+        if chunk is None or kept >= len(chunk.items):
+            return
+        chunk.run.leave(chunk.start + kept, chunk.items[kept:])
+        self._chunks[chunk_id] = chunk._replace(items=chunk.items[:kept])
+        self._perform(self.scheduler.returned(worker_id, chunk_id, kept))
 
     def _keep(self, run: Run, block: Block) -> None:
         """Keep a block until the scheduler says that its turn has come."""
@@ -163,8 +187,9 @@ class Dispatcher:
                     run = self.runs[run_id]
                     run.emit(run.blocks.pop(start))
                     self._untold.add(run)
-                case TakeBack(worker_id, slot):
-                    self._backend.take_back(worker_id, slot)
+                case TakeBack(worker_id, slot, _, keep):
+                    self._backend.take_back(worker_id, slot, keep)
+                    self._taken.append((time.monotonic() + RECLAIM_SECONDS, action))
                 case Lose(run_id, index, worker_id):
                     self._lose(self.runs[run_id], index, worker_id)
                 case Finish(run_id):
@@ -183,11 +208,12 @@ class Dispatcher:
             function=run.load.function,
             start=send.start,
             attempt=1,
+            unit=run.options.unit,
             stop_on_failure=options.fail_fast,
             timed=options.timed,
             items=items,
         )
-        self._backend.send(send.worker_id, chunk)
+        run.chunking.weigh(len(items), self._backend.send(send.worker_id, chunk))
 
     def _lose(self, run: Run, index: int, worker_id: int) -> None:
         exit_code = self._lost.exit_code if self._lost is not None else None

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from poolinject._scheduling.dispatcher import Dispatcher
 from poolinject._scheduling.shutdown import Shutdown
-from poolinject._transport.messages import FromWorker, Load, Ready, Results, Stopped, Warm
+from poolinject._transport.messages import FromWorker, Load, Ready, Results, Returned, Stopped, Warm
 from poolinject.backends.base import Gone, WorkerInfo
 from poolinject.errors import PoolClosedError, WorkerLostError
 
@@ -147,6 +147,7 @@ class Driver:
             while self._inbox:
                 self._inbox.popleft()()
             self.dispatcher.look_at_inputs()
+            timeout = min(timeout, self.dispatcher.reclaim())
             if self._shutdown is not None:
                 timeout = self._shutdown.advance(timeout)
                 if self._shutdown.over:
@@ -173,6 +174,8 @@ class Driver:
             case Results():
                 self._failed_starts = 0
                 self.dispatcher.results(worker_id, message)
+            case Returned(chunk, kept):
+                self.dispatcher.returned(worker_id, chunk, kept)
             case Ready(error):
                 self._on_ready(worker_id, error)
             case Stopped() if self._shutdown is not None:
@@ -197,7 +200,7 @@ class Driver:
 
     def _on_gone(self, worker_id: int, message: Gone) -> None:
         self.ended.add(worker_id)
-        fruitless = self.dispatcher.gone(worker_id, message.exit_code, message.started)
+        fruitless = self.dispatcher.gone(worker_id, message.exit_code, message.begun)
         if self._shutdown is not None:
             self._shutdown.gone(worker_id)
             return

@@ -96,7 +96,7 @@ class Engine:
     def make_run(self, driver: Driver, load: Load, options: RunOptions, chunksize: int | None, bar: Bar) -> Run:
         """Make a run, its in-flight limit and its chunk sizes."""
         limit = self.options.max_in_flight
-        options.widens = limit is None
+        options.widens, options.unit = limit is None, 0 if options.eager else chunksize or 0
         if limit is None:
             limit = max(SMALLEST_LIMIT, CHUNKS_IN_FLIGHT * (chunksize or 1)) * driver.workers
         chunking = Chunking(chunksize, MOST if options.widens else limit // (2 * driver.workers))

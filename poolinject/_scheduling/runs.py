@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from collections import deque
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from poolinject._scheduling.progress import Bar
     from poolinject._transport.messages import Failed, Load
 
+READ_AT_ONCE = 8192  # items of an input that never blocks, between two looks at the driver's wishes
 WAIT_SECONDS = 1.0  # after so long each wait looks whether the driver is still there
 
 
@@ -67,6 +69,8 @@ class RunOptions:
     fail_fast: bool = True
     eager: bool = False  # outcomes go to the caller together at the end, so none is held back for it
     timed: bool = False
+    never_blocks: bool = False  # the input
+    unit: int = 0  # outcomes that are worth a message of their own; 0: those of 10 ms
     widens: bool = True  # the in-flight limit grows with the chunks
     pinned: Sequence[int] | None = None
 
@@ -110,6 +114,17 @@ class Run:
         if self.stop_reading:
             self.input_was_cut = True
             return self._end_input(notify)
+        read = self._read_at_once if self.options.never_blocks else self._read_one_by_one
+        try:
+            count = read(source, room, notify)
+        except BaseException as error:  # noqa: BLE001 - the user's iterator may raise anything
+            self.error = self.error or error
+            return self._end_input(notify)
+        if count < room and not self.stop_reading:
+            return self._end_input(notify)
+        return True
+
+    def _read_one_by_one(self, source: Iterator[Any], room: int, notify: Callable[[], None]) -> int:
         append, count = self._buffer.append, 0
         try:
             # the range comes first, so that no item beyond the room is taken
@@ -120,14 +135,24 @@ class Run:
                     notify()
                     if self.stop_reading:
                         break
-        except BaseException as error:  # noqa: BLE001 - the user's iterator may raise anything
-            self.error = self.error or error
-            return self._end_input(notify)
         finally:
             self.pressure.read += count
-        if count < room and not self.stop_reading:
-            return self._end_input(notify)
-        return True
+        return count
+
+    def _read_at_once(self, source: Iterator[Any], room: int, notify: Callable[[], None]) -> int:
+        count = 0
+        while count < room and not self.stop_reading:
+            wanted = min(room - count, READ_AT_ONCE)
+            items = list(itertools.islice(source, wanted))
+            self._buffer += items
+            self.pressure.read += len(items)
+            count += len(items)
+            if self._attention:
+                self._attention = False
+                notify()
+            if len(items) < wanted:
+                break
+        return count
 
     def _end_input(self, notify: Callable[[], None]) -> bool:
         self.input_ended = True

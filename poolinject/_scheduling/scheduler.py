@@ -15,6 +15,7 @@ from poolinject._scheduling.backpressure import ReorderBuffer
 from poolinject._scheduling.chunking import PREFETCH_SECONDS, Chunking
 
 WINDOW = 64  # chunks in flight to one worker, at the most
+WORTH_SECONDS = 0.002  # of work that waits at a busy worker is worth taking to an idle one
 
 
 class Send(NamedTuple):
@@ -30,10 +31,12 @@ class Send(NamedTuple):
 
 
 class TakeBack(NamedTuple):
-    """Let no further item of a chunk start."""
+    """Let no item of a chunk start beyond the first ``keep``; ``returned`` tells how many the worker really keeps."""
 
     worker_id: int
     slot: int
+    chunk: int
+    keep: int
 
 
 class Emit(NamedTuple):
@@ -90,7 +93,10 @@ class RunState:
 
 @dataclass(slots=True)
 class ChunkState:
-    """One chunk in flight; ``reported`` counts the outcomes that have come, ``seconds`` is what it may take."""
+    """One chunk in flight; ``reported`` counts the outcomes that have come, ``seconds`` is what it may take.
+
+    ``count`` falls where items are taken back, ``taken`` says that this is under way.
+    """
 
     id: int
     run: RunState
@@ -99,6 +105,7 @@ class ChunkState:
     count: int
     seconds: float
     reported: int = 0
+    taken: bool = False
 
 
 @dataclass(slots=True)
@@ -151,7 +158,7 @@ class Scheduler:
         run.cancelled = True
         run.again.clear()
         actions: list[Action] = [
-            TakeBack(worker.id, chunk.slot)
+            TakeBack(worker.id, chunk.slot, chunk.id, 0)
             for worker in self.workers
             for chunk in worker.chunks.values()
             if chunk.run is run
@@ -182,33 +189,49 @@ class Scheduler:
             actions += self._finished(run)
         return actions + self._fill()
 
-    def gone(self, worker_id: int, started: dict[int, int]) -> list[Action]:
-        """A worker has ended. *started* says for each slot how many items of its chunk had begun.
+    def returned(self, worker_id: int, chunk_id: int, kept: int) -> list[Action]:
+        """A worker starts no item of a chunk beyond its first *kept*; the others go to whoever has time."""
+        chunk = self.workers[worker_id].chunks[chunk_id]
+        chunk.taken = False
+        if kept < chunk.count and not chunk.run.cancelled:
+            chunk.run.again.append((chunk.start + kept, chunk.count - kept))
+        chunk.count = kept
+        return self._fill()
 
-        The item that was running is lost; those that had not begun, and those whose outcomes had not been sent yet,
-        go to other workers.
+    def gone(self, worker_id: int, begun_up_to: dict[int, int]) -> list[Action]:
+        """A worker has ended. *begun_up_to* gives for each slot the index of the first item that had not begun.
+
+        The item that was running, the last one begun in the last chunk that was come to, is lost. All others without
+        an outcome go to other workers.
         """
         worker = self.workers[worker_id]
         worker.ready = False
         actions: list[Action] = []
+        begun = {
+            chunk.id: min(max(begun_up_to.get(chunk.slot, 0) - chunk.start, chunk.reported), chunk.count)
+            for chunk in worker.chunks.values()
+        }
+        last = max((chunk for chunk, count in begun.items() if count), default=None)  # they are come to in order
         for chunk in list(worker.chunks.values()):
-            run = chunk.run
             self._close(worker, chunk)
-            begun = max(chunk.reported, min(started.get(chunk.slot, 0), chunk.count))
-            if begun > chunk.reported:
-                actions.append(Lose(run.id, chunk.start + begun - 1, worker_id))
-                actions += self._emit(run, chunk.start + begun - 1, 1)
-                if run.fail_fast:
-                    actions += self.cancel(run.id)
-            if begun - 1 > chunk.reported and not run.cancelled:  # done, but their outcomes died with the worker
-                run.again.append((chunk.start + chunk.reported, begun - 1 - chunk.reported))
-            if begun < chunk.count and run.pinned is not None:
-                actions.append(Lose(run.id, chunk.start + begun, worker_id))
-                actions += self._emit(run, chunk.start + begun, 1)
-            elif begun < chunk.count and not run.cancelled:
-                run.again.append((chunk.start + begun, chunk.count - begun))
-            actions += self._finished(run)
+            running = begun[chunk.id] - 1 if chunk.id == last and begun[chunk.id] > chunk.reported else None
+            if running is None and chunk.run.pinned is not None:
+                running = chunk.reported if chunk.reported < chunk.count else None
+            actions += self._lose(worker, chunk, running)
         return actions + self._fill()
+
+    def _lose(self, worker: WorkerState, chunk: ChunkState, running: int | None) -> list[Action]:
+        """Fail the running item of a chunk, keep the others for another worker."""
+        run, actions, after = chunk.run, list[Action](), chunk.reported
+        if running is not None:
+            index, after = chunk.start + running, running + 1
+            actions += [Lose(run.id, index, worker.id), *self._emit(run, index, 1)]
+            if run.fail_fast:
+                actions += self.cancel(run.id)
+        if not run.cancelled:
+            ranges = (chunk.reported, after - 1), (after, chunk.count)
+            run.again.extend((chunk.start + first, end - first) for first, end in ranges if end > first)
+        return actions + self._finished(run)
 
     def _close(self, worker: WorkerState, chunk: ChunkState) -> None:
         del worker.chunks[chunk.id]
@@ -243,7 +266,39 @@ class Scheduler:
             else:
                 passed = 0
                 actions.append(self._send(run, worker))
+        return actions + self._balance()
+
+    def _balance(self) -> list[Action]:
+        """Where a worker has nothing to do, take back what waits at the one that has most of it.
+
+        Chunks that it has not come to are taken whole, of the only one it has a half; so it always goes on with
+        something, and nothing is passed to and fro.
+        """
+        if all(worker.chunks or not worker.ready for worker in self.workers):
+            return []
+        waiting = [self._waiting(worker) for worker in self.workers]
+        seconds = [sum(chunk.run.chunking.estimate(chunk.count - keep) for chunk, keep in parts) for parts in waiting]
+        busiest = seconds.index(max(seconds))
+        actions: list[Action] = []
+        for chunk, keep in waiting[busiest] if seconds[busiest] > WORTH_SECONDS else ():
+            chunk.taken = True
+            actions.append(TakeBack(busiest, chunk.slot, chunk.id, keep))
         return actions
+
+    @staticmethod
+    def _waiting(worker: WorkerState) -> list[tuple[ChunkState, int]]:
+        """List the chunks of which a worker can do without something, and how many items it keeps of each."""
+        oldest, *others = worker.chunks.values() if worker.chunks else (None,)
+        parts = [(chunk, 0) for chunk in others]
+        if oldest is not None and not others:
+            unit = oldest.run.chunking.unit
+            keep = oldest.reported + (oldest.count - oldest.reported + 1) // 2
+            parts = [(oldest, keep + -keep % unit)]
+        return [
+            (chunk, keep)
+            for chunk, keep in parts
+            if keep < chunk.count and not chunk.taken and chunk.run.pinned is None and not chunk.run.cancelled
+        ]
 
     def _worker_for(self, run: RunState) -> WorkerState | None:
         if run.pinned is not None:
@@ -262,7 +317,10 @@ class Scheduler:
     def _send(self, run: RunState, worker: WorkerState) -> Send:
         again = bool(run.again)
         if again:
-            start, count = run.again.popleft()
+            start, available = run.again.popleft()
+            count = run.chunking.take(available, ended=True, workers=len(self.workers))
+            if count < available:
+                run.again.appendleft((start + count, available - count))
         else:
             start, size = run.next, run.chunking.take(run.available, ended=run.ended, workers=len(self.workers))
             count = 1 if run.pinned is not None else size

@@ -1,8 +1,8 @@
 """Objects to bytes and back, singly and in batches. Runs in the caller and in workers.
 
-A batch of builtin primitives is one pickle. Any other batch is one pickle for each member, so that a member which
-cannot be pickled or unpickled costs only itself. User code that runs on the way (``__reduce__``, ``__setstate__``)
-may raise what it likes; only ``KeyboardInterrupt`` passes through.
+A batch of builtin primitives is one pickle. Any other is one pickle for each member (``BatchWriter``), so that a member
+which cannot be pickled or unpickled costs only itself. User code that runs on the way (``__reduce__``,
+``__setstate__``) may raise what it likes; only ``KeyboardInterrupt`` passes through.
 """
 
 from __future__ import annotations
@@ -44,6 +44,10 @@ class Unsendable:
     """Stands in a batch for an object that could not be encoded or decoded."""
 
     error: TransportError
+
+
+class DamagedBatch(list[Any]):
+    """Members of a batch among which there is at least one ``Unsendable``."""
 
 
 class _Shared(threading.local):
@@ -96,6 +100,20 @@ def encode_batch(objects: Sequence[object], what: str = "item") -> bytes:
 
     Members of a batch of primitives stay identical to each other where they were.
     """
+    data = encode_primitives(objects)
+    if data is None:
+        writer = BatchWriter(what)
+        for obj in objects:
+            writer.add(obj)
+        data, _ = writer.take()
+    return data
+
+
+def encode_primitives(objects: Sequence[object]) -> bytes | None:
+    """Return the bytes of a batch of builtin primitives, ``None`` where it has anything else.
+
+    No bytecode runs meanwhile, so that other threads see, and change, nothing of it in between.
+    """
     members = objects if type(objects) is list else list(objects)
     head = _HEAD.pack(_TOGETHER, len(members))
     if len(members) <= _SMALL and _ATOMS.issuperset(map(type, members)):
@@ -107,12 +125,71 @@ def encode_batch(objects: Sequence[object], what: str = "item") -> bytes:
     except KeyboardInterrupt:
         raise
     except BaseException:  # noqa: BLE001 - user code may raise anything
-        return _encode_sharing(members, what) or _encode_apart(members, what)
+        return None
     return file.getvalue()
+
+
+class BatchWriter:
+    """Encodes the members of a batch one by one; classes and functions that go by value are shared among them."""
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+        self._begin()
+
+    def _begin(self) -> None:
+        self._file, self._lengths = io.BytesIO(), list[int]()
+        self._file.write(_KIND.pack(_APART))
+        self._shared: dict[int, tuple[int, Any]] = {}
+        self._table, self._in_table = b"", 0
+        self._pickler = SharingPickler(self._file, self._shared, shared_object)
+
+    def __len__(self) -> int:
+        return len(self._lengths)
+
+    def add(self, member: object) -> None:
+        """Encode one more; one that cannot be pickled is decoded as `Unsendable`."""
+        if type(member) in _ATOMS:
+            self._lengths.append(self._file.write(pickle.dumps(member, PROTOCOL)))
+            return
+        start = self._file.tell()
+        try:
+            self._pickler.clear_memo()
+            self._pickler.dump(member)
+            if len(self._shared) > self._in_table:
+                self._table = dumps_by_value([obj for _, obj in self._shared.values()])
+                self._in_table = len(self._shared)
+            self._lengths.append(self._file.tell() - start)
+        except KeyboardInterrupt:
+            raise
+        except BaseException:  # noqa: BLE001 - user code may raise anything
+            self._add_alone(member, start)
+
+    def _add_alone(self, member: object, start: int) -> None:
+        while len(self._shared) > self._in_table:
+            self._shared.popitem()
+        self._pickler = SharingPickler(self._file, self._shared, shared_object)
+        self._file.seek(start)
+        self._file.truncate()
+        try:
+            self._lengths.append(self._file.write(encode(member, self._what)))
+        except TransportError as error:
+            self._lengths.append(-self._file.write(pickle.dumps((error.what, error.reason), PROTOCOL)))
+
+    def take(self) -> tuple[bytes, int]:
+        """Return the bytes of the batch and the number of its members, and begin another one."""
+        count = len(self._lengths)
+        self._file.write(self._table)
+        self._file.write(struct.pack(f"<{count}q", *self._lengths))
+        self._file.write(_TAIL.pack(len(self._table), count))
+        data = self._file.getvalue()
+        self._begin()
+        return data, count
 
 
 def decode_batch(data: Buffer, what: str = "item") -> list[Any]:
     """Return as many objects as were encoded; one that cannot be unpickled comes out as `Unsendable`.
+
+    Where there is one, the list is a ``DamagedBatch``.
 
     Raises:
         TransportError: If *data* are not the bytes of a batch.
@@ -127,58 +204,8 @@ def decode_batch(data: Buffer, what: str = "item") -> list[Any]:
     try:
         members: list[Any] = decode(memoryview(data)[_HEAD.size :], what)
     except TransportError as error:
-        return [Unsendable(error)] * count
+        return DamagedBatch([Unsendable(error)] * count)
     return members
-
-
-def _encode_sharing(members: list[object], what: str) -> bytes | None:
-    """Encode each member by itself but for the table; ``None`` if the table cannot be pickled."""
-    file, lengths, shared = io.BytesIO(), list[int](), dict[int, tuple[int, Any]]()
-    file.write(_KIND.pack(_APART))
-    pickler = SharingPickler(file, shared, shared_object)
-    for member in members:
-        start = file.tell()
-        try:
-            pickler.clear_memo()
-            pickler.dump(member)
-            lengths.append(file.tell() - start)
-        except KeyboardInterrupt:
-            raise
-        except BaseException:  # noqa: BLE001 - user code may raise anything
-            file.seek(start)
-            file.truncate()
-            pickler = SharingPickler(file, shared, shared_object)
-            lengths.append(_write_alone(file, member, what))
-    table = b""
-    if shared:
-        try:
-            table = dumps_by_value([obj for _, obj in shared.values()])
-        except KeyboardInterrupt:
-            raise
-        except BaseException:  # noqa: BLE001 - user code may raise anything
-            return None
-    return _finish(file, table, lengths)
-
-
-def _encode_apart(members: list[object], what: str) -> bytes:
-    file = io.BytesIO()
-    file.write(_KIND.pack(_APART))
-    lengths = [_write_alone(file, member, what) for member in members]
-    return _finish(file, b"", lengths)
-
-
-def _finish(file: io.BytesIO, table: bytes, lengths: list[int]) -> bytes:
-    file.write(table)
-    file.write(struct.pack(f"<{len(lengths)}q", *lengths))
-    file.write(_TAIL.pack(len(table), len(lengths)))
-    return file.getvalue()
-
-
-def _write_alone(file: io.BytesIO, member: object, what: str) -> int:
-    try:
-        return file.write(encode(member, what))
-    except TransportError as error:
-        return -file.write(pickle.dumps((error.what, error.reason), PROTOCOL))
 
 
 def _decode_apart(view: memoryview, what: str) -> list[Any]:
@@ -197,7 +224,7 @@ def _decode_apart(view: memoryview, what: str) -> list[Any]:
             start = end
     finally:
         _shared.objects, _shared.failure = outer
-    return members
+    return DamagedBatch(members) if Unsendable in set(map(type, members)) else members
 
 
 def _load_table(data: memoryview) -> None:

@@ -99,6 +99,7 @@ class Warm:
 class Chunk(NamedTuple):
     """Consecutive items of one run. ``slot`` is its place in the control block of the worker.
 
+    ``unit``: so many outcomes are sent without waiting for others, ``0`` where they may wait for 10 ms.
     ``stop_on_failure``: after a failure no further item of the run starts in this worker, in no chunk.
     """
 
@@ -108,6 +109,7 @@ class Chunk(NamedTuple):
     function: int
     start: int
     attempt: int
+    unit: int
     stop_on_failure: bool
     timed: bool
     items: Sequence[Any]
@@ -136,21 +138,32 @@ class Failed(NamedTuple):
 
 
 class Results(NamedTuple):
-    """Outcomes of consecutive items of a chunk; ``values`` has ``None`` at the places of ``failures``.
+    """Outcomes of ``size`` consecutive items of a chunk; ``values`` has ``None`` at the places of ``failures``.
 
+    A worker process has pickled the values already: ``values`` are the bytes of a batch then, until they are decoded.
     ``seconds`` is what the block took, ``each`` what its items took where the chunk is timed. ``done`` marks the
     last block of the chunk, which may be empty and may leave items of the chunk unstarted. ``sampled`` has provider,
-    uses and seconds of an item that was measured step by step.
+    uses and seconds of an item that was measured step by step. ``weight`` is the size of the message in bytes, where it
+    came through a pipe.
     """
 
     chunk: int
     start: int
+    size: int
     values: Sequence[Any]
     failures: tuple[Failed, ...]
     seconds: float
     each: tuple[float, ...]
     done: bool
     sampled: tuple[tuple[str, int, float], ...] = ()
+    weight: int = 0
+
+
+class Returned(NamedTuple):
+    """Of a chunk that was taken back while it ran, no item starts beyond the first ``kept``."""
+
+    chunk: int
+    kept: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,4 +174,4 @@ class Stopped:
 
 
 ToWorker: TypeAlias = Load | Forget | Warm | Chunk | Stop
-FromWorker: TypeAlias = Ready | Results | Stopped
+FromWorker: TypeAlias = Ready | Results | Returned | Stopped

@@ -15,6 +15,7 @@ from poolinject._transport.messages import (
     Load,
     Ready,
     Results,
+    Returned,
     Setup,
     Stop,
     Stopped,
@@ -25,17 +26,18 @@ from poolinject._transport.messages import (
 if TYPE_CHECKING:
     from poolinject._transport.picklers import Buffer
 
-CHUNK, RESULTS, SETUP, LOAD, FORGET, WARM, STOP, READY, STOPPED = range(9)
-_CHUNK = struct.Struct("<QQHQQI??")
-_RESULTS = struct.Struct("<QQd?II")
+CHUNK, RESULTS, RETURNED, SETUP, LOAD, FORGET, WARM, STOP, READY, STOPPED = range(10)
+_CHUNK = struct.Struct("<QQHQQII??")
+_RETURNED = struct.Struct("<QQ")
+_RESULTS = struct.Struct("<QQQd?QQ")
 
 
 def encode_to_worker(message: ToWorker | Setup) -> list[Buffer]:
     """Write one frame; an item that cannot be pickled arrives as ``Unsendable``."""
     match message:
-        case Chunk(number, run, slot, function, start, attempt, stop_on_failure, timed, items):
-            header = _CHUNK.pack(number, run, slot, function, start, attempt, stop_on_failure, timed)
-            return frames.pack(CHUNK, header, codec.encode_batch(items))
+        case Chunk():
+            header = _CHUNK.pack(*message[:-1])
+            return frames.pack(CHUNK, header, codec.encode_batch(message.items))
         case Load(function, name, _, blob):
             return frames.pack(LOAD, pickle.dumps((function, name, blob)))
         case Forget(function):
@@ -51,9 +53,9 @@ def encode_to_worker(message: ToWorker | Setup) -> list[Buffer]:
 def decode_in_worker(kind: int, body: Buffer) -> ToWorker | Setup:
     """Read one frame."""
     if kind == CHUNK:
-        number, run, slot, function, start, attempt, stop_on_failure, timed = _CHUNK.unpack_from(body)
         items = codec.decode_batch(memoryview(body)[_CHUNK.size :])
-        return Chunk(number, run, slot, function, start, attempt, stop_on_failure, timed, items)
+        number, run, slot, function, start, attempt, unit, stop_on_failure, timed = _CHUNK.unpack_from(body)
+        return Chunk(number, run, slot, function, start, attempt, unit, stop_on_failure, timed, items)
     if kind == LOAD:
         function, name, blob = pickle.loads(body)
         return Load(function, name, None, blob)
@@ -71,6 +73,8 @@ def encode_from_worker(message: FromWorker) -> list[Buffer]:
     match message:
         case Results():
             return _encode_results(message)
+        case Returned():
+            return frames.pack(RETURNED, _RETURNED.pack(*message))
         case Ready(error):
             return frames.pack(READY, b"" if error is None else remote_errors.pack_error(error))
         case Stopped(failures):
@@ -79,21 +83,31 @@ def encode_from_worker(message: FromWorker) -> list[Buffer]:
 
 
 def _encode_results(message: Results) -> list[Buffer]:
-    values = codec.encode_batch(message.values, "result")
-    failed = [
-        (failure.offset, remote_errors.pack_error(failure.error), failure.traceback, failure.phase, failure.provider)
-        for failure in message.failures
-    ]
-    needed = failed or message.each or message.sampled
-    rest = pickle.dumps((failed, message.each, message.sampled)) if needed else b""
-    header = _RESULTS.pack(message.chunk, message.start, message.seconds, message.done, len(values), len(rest))
-    return frames.pack(RESULTS, header, values, rest)
+    values, rest = message.values, b""
+    if not isinstance(values, bytes):
+        values = codec.encode_batch(values, "result")
+    if message.failures or message.each or message.sampled:
+        failed = [
+            (
+                failure.offset,
+                remote_errors.pack_error(failure.error),
+                failure.traceback,
+                failure.phase,
+                failure.provider,
+            )
+            for failure in message.failures
+        ]
+        rest = pickle.dumps((failed, message.each, message.sampled))
+    head = message.chunk, message.start, message.size, message.seconds, message.done
+    return frames.pack(RESULTS, _RESULTS.pack(*head, len(values), len(rest)), values, rest)
 
 
 def decode_from_worker(kind: int, body: Buffer) -> FromWorker:
     """Read one frame; a result that cannot be unpickled becomes the failure of its item."""
     if kind == RESULTS:
         return _decode_results(memoryview(body))
+    if kind == RETURNED:
+        return Returned(*_RETURNED.unpack(body))
     if kind == READY:
         return Ready(remote_errors.unpack_error(body) if body else None)
     packed = pickle.loads(body)
@@ -101,7 +115,7 @@ def decode_from_worker(kind: int, body: Buffer) -> FromWorker:
 
 
 def _decode_results(body: memoryview) -> Results:
-    chunk, start, seconds, done, values_length, rest_length = _RESULTS.unpack_from(body)
+    chunk, start, size, seconds, done, values_length, rest_length = _RESULTS.unpack_from(body)
     middle = _RESULTS.size + values_length
     values = codec.decode_batch(body[_RESULTS.size : middle], "result")
     failures: list[Failed] = []
@@ -110,13 +124,12 @@ def _decode_results(body: memoryview) -> Results:
     if rest_length:
         packed, each, sampled = pickle.loads(body[middle:])
         failures = [Failed(offset, remote_errors.unpack_error(error), *rest) for offset, error, *rest in packed]
-    return guard(Results(chunk, start, values, tuple(failures), seconds, each, done, sampled))
+    results = Results(chunk, start, size, values, tuple(failures), seconds, each, done, sampled, len(body))
+    return guard(results) if isinstance(values, codec.DamagedBatch) else results
 
 
 def guard(results: Results) -> Results:
     """Turn what could not be sent among the values into failures of their items."""
-    if codec.Unsendable not in set(map(type, results.values)):
-        return results
     values: list[Any] = list(results.values)
     known = {failure.offset for failure in results.failures}
     extra = [

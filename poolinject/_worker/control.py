@@ -1,7 +1,8 @@
 """A few words of memory that caller and worker share: how far a chunk may go, and how far it has gone.
 
-Each chunk in flight has a slot of two words. The caller lowers ``bound`` to take unstarted items back; the worker
-writes ``started`` before each item, so that after its death the caller knows which item it was running.
+Each chunk in flight has a slot of three words. The caller lowers ``bound`` to take unstarted items back. The worker
+sets ``opened`` when it comes to the chunk, and only then reads ``bound``; before each item it writes into ``begun``
+where the next one is in its run, so that after its death the caller knows which item it was running.
 """
 
 from __future__ import annotations
@@ -11,12 +12,12 @@ import os
 import tempfile
 
 SLOTS = 64  # chunks in flight to one worker, at the most
-WORDS = 2 * SLOTS
+WORDS = 3 * SLOTS
 SIZE = 8 * WORDS
 
 
 class Control:
-    """The control block of one worker; word ``2 * slot`` is the bound, the next one what has been started."""
+    """The control block of one worker; from word ``3 * slot`` on: bound, begun, opened."""
 
     __slots__ = ("_memory", "words")
 
@@ -24,18 +25,23 @@ class Control:
         self._memory = memory
         self.words = memoryview(memory).cast("Q")
 
-    def open_slot(self, slot: int, count: int) -> None:
+    def prepare(self, slot: int, start: int, count: int) -> None:
         """Prepare a slot for a chunk of so many items."""
-        self.words[2 * slot + 1] = 0
-        self.words[2 * slot] = count
+        self.words[3 * slot + 2] = 0
+        self.words[3 * slot + 1] = start
+        self.words[3 * slot] = count
 
-    def take_back(self, slot: int) -> None:
-        """Let no further item of the chunk start."""
-        self.words[2 * slot] = 0
+    def take_back(self, slot: int, keep: int) -> None:
+        """Let no item of the chunk start beyond the first *keep*."""
+        self.words[3 * slot] = keep
 
-    def started(self, slot: int) -> int:
-        """Tell how many items of the chunk have been started."""
-        return self.words[2 * slot + 1]
+    def begun(self, slot: int) -> int:
+        """Give the index in its run of the first item that has not been begun."""
+        return self.words[3 * slot + 1]
+
+    def is_opened(self, slot: int) -> bool:
+        """Tell whether the worker has come to the chunk."""
+        return self.words[3 * slot + 2] != 0
 
     def close(self) -> None:
         """Release the memory."""

@@ -6,14 +6,16 @@ import contextlib
 import os
 import signal
 import socket
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 from poolinject._injection.runtime import Runtime
 from poolinject._transport import wire
 from poolinject._transport.frames import FrameReader
-from poolinject._transport.messages import Chunk, Forget, FromWorker, Load, Ready, Setup, Stop, Stopped, ToWorker, Warm
+from poolinject._transport.messages import Chunk, Forget, Load, Ready, Setup, Stop, Stopped, ToWorker, Warm
 from poolinject._worker.control import received_control
 from poolinject._worker.lifecycle import Terminated
+from poolinject._worker.monitor import Monitor
+from poolinject._worker.outbox import Outbox
 from poolinject._worker.runner import Runner
 from poolinject.markers import WorkerContext
 
@@ -37,7 +39,9 @@ class Worker:
     def __init__(self, connection: socket.socket) -> None:
         self._connection = connection
         self._frames = FrameReader()
+        self._outbox = Outbox(connection)
         self._runner: Runner | None = None
+        self._monitor = Monitor(self._look, "poolinject")
 
     def serve(self) -> None:
         """Follow the caller's messages; whatever ends that, the scopes are closed."""
@@ -56,11 +60,15 @@ class Worker:
         finally:
             self._close(answer=answer)
 
-    def _on_sigterm(self, signum: int, _frame: object) -> NoReturn:
+    def _on_sigterm(self, signum: int, _frame: object) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a second one ends a cleanup that hangs
         if self._runner is not None:
             self._runner.terminate()
-        raise Terminated(128 + signum)
+        self._outbox.interrupt(Terminated(128 + signum))
+
+    def _look(self) -> bool:
+        is_busy = self._runner is not None and self._runner.look()
+        return self._outbox.write(wait=False) or is_busy
 
     def _messages(self) -> Iterator[ToWorker | Setup]:
         data, descriptors, _, _ = socket.recv_fds(self._connection, RECEIVE_SIZE, 1)
@@ -70,17 +78,25 @@ class Worker:
         while data:
             for kind, body in self._frames.feed(data):
                 yield wire.decode_in_worker(kind, body)
-            data = self._connection.recv(RECEIVE_SIZE)
+            data = self._receive()
+
+    def _receive(self) -> bytes:
+        """Take what has come; before waiting for more, send what has gathered."""
+        with contextlib.suppress(BlockingIOError):
+            return self._connection.recv(RECEIVE_SIZE, socket.MSG_DONTWAIT)
+        self._outbox.write()
+        return self._connection.recv(RECEIVE_SIZE)
 
     def _follow(self, message: ToWorker | Setup) -> None:
         if isinstance(message, Setup):
             worker = WorkerContext(message.worker_id, message.generation, message.pool_name)
-            self._runner = Runner(Runtime(worker), self._control, self._send)
-            self._send(Ready())
+            self._runner = Runner(Runtime(worker), self._control, self._outbox.put, pickles=True)
+            self._outbox.put(Ready())
         elif self._runner is None:
             message_text = "a worker got work before its set-up"
             raise AssertionError(message_text)
         elif isinstance(message, Chunk):
+            self._monitor.wake()
             self._runner.run(message)
         elif isinstance(message, Load):
             self._runner.load(message)
@@ -89,15 +105,12 @@ class Worker:
         elif isinstance(message, Warm):
             self._runner.warm(message)
 
-    def _send(self, message: FromWorker) -> None:
-        for buffer in wire.encode_from_worker(message):
-            self._connection.sendall(buffer)
-
     def _close(self, *, answer: bool) -> None:
         if self._runner is None:
             return
         failures = self._runner.runtime.close()
         with contextlib.suppress(ConnectionError):  # the caller may be gone
-            self._send(Stopped(tuple((failure.provider, failure.error) for failure in failures)))
+            self._outbox.put(Stopped(tuple((failure.provider, failure.error) for failure in failures)))
+            self._outbox.write()
         if not answer:
             os.write(2, b"".join(f"poolinject: cleanup of {f.provider}: {f.error!r}\n".encode() for f in failures))

@@ -3,179 +3,236 @@
 from __future__ import annotations
 
 import contextvars
+import itertools
 import signal
+import threading
 import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from poolinject._injection.generators import Failed as ItemFailed
-from poolinject._transport import remote_errors
-from poolinject._transport.codec import Unsendable
+from poolinject._transport.codec import DamagedBatch, Unsendable
 from poolinject._transport.functions import load_function
-from poolinject._transport.messages import Chunk, Failed, Forget, FromWorker, Load, Ready, Results, Warm
+from poolinject._transport.messages import Chunk, Forget, FromWorker, Load, Ready, Returned, Warm
 from poolinject._worker.lifecycle import Terminated, is_interrupt
+from poolinject._worker.outcomes import Objects, Packed, Primitives, Work
 from poolinject.errors import TransportError, WorkerLostError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from poolinject._injection.plan import Plan
-    from poolinject._injection.runtime import Bound, Measured, Runtime
+    from poolinject._injection.runtime import Loop, Measured, Runtime
     from poolinject._worker.control import Control
 
-LOOK_SECONDS = 0.0001  # of work between two looks at the bound and the unsent outcomes
-FLUSH_SECONDS = 0.01  # outcomes wait no longer than this for others of their chunk
+QUICK_SECONDS = 5e-6  # for an item; the results of quicker ones are pickled together
+
+
+@dataclass(slots=True)
+class Loaded:
+    """A function that the worker knows; ``error`` tells why one could not be loaded."""
+
+    loop: Loop
+    plan: Plan | None = None
+    measured: Measured | None = None
+    error: Exception | None = None
+    has_primitives: bool = True  # all results so far were builtin primitives
+    is_quick: bool = False
 
 
 class Runner:
-    """The functions that one worker knows, and the loop over the items of a chunk."""
+    """The functions that one worker knows, and the loop over the items of a chunk.
+
+    One thread calls the methods, save that any thread may ``look`` and ``terminate`` meanwhile.
+    """
 
     def __init__(
-        self, runtime: Runtime, control: Control, send: Callable[[FromWorker], None], *, interruptible: bool = False
+        self,
+        runtime: Runtime,
+        control: Control,
+        send: Callable[[FromWorker], None],
+        *,
+        pickles: bool = False,
+        interruptible: bool = False,
     ) -> None:
         self.runtime, self._words, self._send = runtime, control.words, send
+        self._pickles = pickles  # the results are on their way to another process
         self._interruptible = interruptible  # on the caller's own thread
-        self._functions: dict[int, Bound] = {}
-        self._plans: dict[int, Plan] = {}
-        self._measured: dict[int, Measured] = {}
-        self.terminated = False
+        self._functions: dict[int, Loaded] = {}
+        self._work: Work | None = None
+        self._sending = threading.Lock()
         self._interrupt: BaseException | None = None
         self._failed_run = -1  # of which no further item is to start
+        self.terminated = False
 
     def terminate(self) -> None:
         """Start no further item."""
         self.terminated = True
+        if self._work is not None:
+            self._work.stop()
 
     def load(self, message: Load) -> None:
         """Learn a function; one that cannot be loaded fails the items that need it."""
         try:
             plan = message.plan if message.blob is None else load_function(message.blob, message.name)[1]
-            self._functions[message.function] = self.runtime.bind(plan)
-            self._plans[message.function] = plan
+            loaded = Loaded(self.runtime.bind_loop(plan), plan)
             if plan.steps:
-                self._measured[message.function] = self.runtime.bind_measured(plan)
+                loaded.measured = self.runtime.bind_measured(plan)
         except Exception as error:  # noqa: BLE001 - whatever a user's module raises when it is imported
-            self._functions[message.function] = _failing(error, message.name)
+            if not isinstance(error, TransportError):
+                error = TransportError(f"function {message.name!r}", f"{type(error).__name__}: {error}")
+            loaded = Loaded(_failing(error), error=error)
+        self._functions[message.function] = loaded
 
     def forget(self, message: Forget) -> None:
         """Let go of a function; the shared dependencies that it used stay."""
-        for known in (self._functions, self._plans, self._measured):
-            known.pop(message.function, None)
+        self._functions.pop(message.function, None)
 
     def warm(self, message: Warm) -> None:
         """Build shared dependencies ahead of the first item, and say whether that went well."""
         try:
-            for function in message.functions:
-                if function not in self._plans:
-                    raise self._functions[function](None, 0, 1).error  # noqa: TRY301 - it goes where the others go
-                self.runtime.warm(self._plans[function])
+            for function in map(self._functions.__getitem__, message.functions):
+                if function.error is not None:
+                    raise function.error  # noqa: TRY301 - it goes where the others go
+                if function.plan is not None:
+                    self.runtime.warm(function.plan)
         except BaseException as error:  # noqa: BLE001 - it is raised in the caller
             self._send(Ready(error))
         else:
             self._send(Ready())
 
     def run(self, chunk: Chunk) -> None:
-        """Run the items of a chunk up to its bound and send their outcomes.
-
-        The clock is read after each item, the bound only when ``LOOK_SECONDS`` have passed: before each item that
-        follows a slow one, now and then among fast ones.
-        """
-        clock, copy_context, words = time.perf_counter, contextvars.copy_context, self._words
-        call, plain, measured = self._calls(chunk)
-        slot, start, attempt, timed = chunk.slot, chunk.start, chunk.attempt, chunk.timed
-        now = clock()
-        block, look_at = Block(chunk, 0, now), now
-        for offset, item in enumerate(chunk.items if chunk.run != self._failed_run else ()):
-            if now >= look_at:
-                if words[2 * slot] <= offset or self.terminated:
-                    break
-                look_at = now + LOOK_SECONDS
-                if now - block.began > FLUSH_SECONDS:
-                    self._send(block.results(now, done=False))
-                    block = Block(chunk, offset, now)
-            words[2 * slot + 1] = offset + 1
-            outcome = copy_context().run(call, item, start + offset, attempt)
-            call = plain
-            now = clock()
-            if timed:
-                block.time(now)
-            if type(outcome) is not ItemFailed:
-                block.values.append(outcome)
-            elif self._fail(block, outcome, start + offset, chunk):
-                break
-        sampled = () if measured is None else measured.take()
-        self._send(block.results(now, done=True)._replace(sampled=sampled))
+        """Run the items of a chunk up to its bound and send their outcomes."""
+        function, began = self._functions[chunk.function], time.perf_counter()
+        work = self._work = Work(chunk, self._store(function), self._words, is_quick=function.is_quick)
+        self._words[3 * chunk.slot + 2] = True  # opened: the bound is read after this
+        self.look()
+        if chunk.run == self._failed_run:
+            work.stop()
+        if function.measured is not None:
+            self._go(function.measured.loop, work, most=1)
+        self._go(function.loop, work)
+        while work.resume():
+            self.look()
+            self._go(function.loop, work)
+        with self._sending:
+            self._work = None
+            sampled = () if function.measured is None else function.measured.take()
+            results = work.results(done=True, sampled=sampled)
+            if results is None:
+                function.has_primitives = False
+                work.pack()
+                results = work.results(done=True, sampled=sampled)
+            if results is not None:
+                self._send(results)
+        function.is_quick = time.perf_counter() - began < QUICK_SECONDS * len(chunk.items)
         interrupt, self._interrupt = self._interrupt, None
         if interrupt is not None:
             raise interrupt
 
-    def _calls(self, chunk: Chunk) -> tuple[Bound, Bound, Measured | None]:
-        """Give what runs the first item of a chunk, what runs the others, and what measures the first."""
-        plain, measured = self._functions[chunk.function], self._measured.get(chunk.function)
-        if Unsendable in set(map(type, chunk.items)):
-            guarded = _guarded(plain)
-            return guarded, guarded, None
-        return (plain if measured is None else measured.call), plain, measured
+    def _store(self, function: Loaded) -> Objects | Packed:
+        if not self._pickles:
+            return Objects()
+        return Primitives() if function.is_quick and function.has_primitives else Packed()
 
-    def _fail(self, block: Block, failed: ItemFailed, index: int, chunk: Chunk) -> bool:
+    def _go(self, loop: Loop, work: Work, most: int | None = None) -> None:
+        """Go through the items, with a fresh copy of the context for each that changed the one before."""
+        chunk, words, keep = work.chunk, self._words, work.keep
+        numbered: Iterable[tuple[int, Any]] = work.numbered if most is None else itertools.islice(work.numbered, most)
+        if isinstance(chunk.items, DamagedBatch):
+            loop = _guarded(loop)
+        again: bool | None = True
+        while again:
+            context = contextvars.copy_context()
+            try:
+                again = context.run(
+                    loop, numbered, chunk.attempt, words, 3 * chunk.slot + 1, keep, self._fail, context, context.copy()
+                )
+            except Exception:  # noqa: BLE001, S112 - raised by a changed value that refuses to be compared
+                continue
+            except BaseException as interrupt:
+                if not self._interruptible:
+                    raise
+                self._interrupt = interrupt  # between two items
+                work.stop()
+                again = False
+
+    def _fail(self, failed: ItemFailed) -> bool:
         """Note a failure; give whether the chunk ends with it."""
+        work = self._work
+        assert work is not None  # noqa: S101 - tells mypy
         if self._interruptible and is_interrupt(failed.error):
             self._interrupt = failed.error
         elif isinstance(failed.error, Terminated):  # the end of a worker process, which is not the caller's
-            failed = self._lost(failed.error, index)
-        block.fail(failed)
-        if chunk.stop_on_failure:
-            self._failed_run = chunk.run
-        return chunk.stop_on_failure or self.terminated or self._interrupt is not None
+            error = WorkerLostError(
+                self.runtime.worker.worker_id, -signal.SIGTERM, self._words[3 * work.chunk.slot + 1] - 1
+            )
+            error.__cause__ = failed.error
+            failed = ItemFailed(error, "lost", None)
+        work.fail(failed)
+        if work.chunk.stop_on_failure:
+            self._failed_run = work.chunk.run
+        ends = work.chunk.stop_on_failure or self.terminated or self._interrupt is not None
+        if ends:
+            work.stop()
+        return ends
 
-    def _lost(self, end: Terminated, index: int) -> ItemFailed:
-        error = WorkerLostError(self.runtime.worker.worker_id, -signal.SIGTERM, index)
-        error.__cause__ = end
-        return ItemFailed(error, "lost", None)
+    def look(self) -> bool:
+        """Heed the bound of the chunk in progress and send what is due; give whether there is a chunk."""
+        work = self._work
+        if work is None:
+            return False
+        if self.terminated:
+            work.stop()
+        bound = work.heed_bound()
+        if (bound is not None or work.is_due(time.perf_counter())) and self._sending.acquire(blocking=False):
+            try:
+                if work is self._work:
+                    self._send_part(work, bound)
+            finally:
+                self._sending.release()
+        return True
+
+    def _send_part(self, work: Work, bound: int | None) -> None:
+        if bound is not None:
+            self._send(Returned(work.chunk.id, max(bound, work.begun)))
+        if not work.is_due(time.perf_counter()):
+            return
+        results = work.results(done=False)
+        if results is not None:
+            self._send(results)
+        else:
+            self._functions[work.chunk.function].has_primitives = False
+            work.pause()
 
 
-class Block:
-    """Outcomes of consecutive items that have not been sent yet."""
+def _guarded(loop: Loop) -> Loop:
+    """Make a loop that fails the items which did not arrive."""
 
-    __slots__ = ("_chunk", "_each", "_failures", "_last", "_offset", "began", "values")
-
-    def __init__(self, chunk: Chunk, offset: int, now: float) -> None:
-        self._chunk, self._offset, self.began, self._last = chunk, offset, now, now
-        self.values: list[Any] = []
-        self._failures: list[Failed] = []
-        self._each: list[float] = []
-
-    def fail(self, failed: ItemFailed) -> None:
-        """Add the failure of an item."""
-        text = remote_errors.traceback_text(failed.error)
-        self._failures.append(Failed(len(self.values), failed.error, text, failed.phase, failed.provider))
-        self.values.append(None)
-
-    def time(self, now: float) -> None:
-        """Note how long the newest item took."""
-        self._each.append(now - self._last)
-        self._last = now
-
-    def results(self, now: float, *, done: bool) -> Results:
-        """Make the message."""
-        chunk, each = self._chunk, tuple(self._each)
-        start = chunk.start + self._offset
-        return Results(chunk.id, start, self.values, tuple(self._failures), now - self.began, each, done)
-
-
-def _guarded(call: Bound) -> Bound:
-    def guarded(item: Any, index: int, attempt: int) -> Any:
-        if type(item) is Unsendable:
-            return ItemFailed(item.error, "transport", None)
-        return call(item, index, attempt)
+    def guarded(numbered: Iterable[tuple[int, Any]], attempt: int, begun: Any, place: int, *rest: Any) -> bool | None:
+        keep, fail, *contexts = rest
+        for number, item in numbered:
+            if type(item) is Unsendable:
+                begun[place] = number
+                ended = False if fail(ItemFailed(item.error, "transport", None)) else None
+            else:
+                ended = loop([(number, item)], attempt, begun, place, keep, fail, *contexts)
+            if ended is not None:
+                return ended
+        return None
 
     return guarded
 
 
-def _failing(error: Exception, name: str) -> Bound:
-    if not isinstance(error, TransportError):
-        error = TransportError(f"function {name!r}", f"{type(error).__name__}: {error}")
+def _failing(error: Exception) -> Loop:
+    """Make a loop that fails every item."""
 
-    def fail(_item: object, _index: int, _attempt: int) -> ItemFailed:
-        return ItemFailed(error, "transport", None)
+    def fail_each(
+        numbered: Iterable[tuple[int, Any]], _attempt: int, begun: Any, place: int, _keep: Any, fail: Any, *_: Any
+    ) -> bool | None:
+        for begun[place], _item in numbered:
+            if fail(ItemFailed(error, "transport", None)):
+                return False
+        return None
 
-    return fail
+    return fail_each

@@ -52,11 +52,11 @@ class Gone:
 
     Attributes:
         exit_code: Its exit code, negative for a signal, ``None`` where it is not known.
-        started: For each slot of its control block the number of items begun.
+        begun: For each slot of its control block the index in its run of the first item that had not been begun.
     """
 
     exit_code: int | None
-    started: dict[int, int]
+    begun: dict[int, int]
 
 
 class Backend(ABC):
@@ -76,8 +76,11 @@ class Backend(ABC):
         """
 
     @abstractmethod
-    def send(self, worker_id: int, message: ToWorker) -> None:
-        """Hand a message over without waiting; one for a worker that has ended is dropped."""
+    def send(self, worker_id: int, message: ToWorker) -> int:
+        """Hand a message over without waiting, and give its size in bytes, 0 where there are none.
+
+        A message for a worker that has ended is dropped.
+        """
 
     @abstractmethod
     def receive(self, timeout: float | None) -> list[tuple[int, FromWorker | Gone]]:
@@ -88,8 +91,12 @@ class Backend(ABC):
         """Make ``receive`` return. Any thread may call it, and a signal handler."""
 
     @abstractmethod
-    def take_back(self, worker_id: int, slot: int) -> None:
-        """Let no further item start of the chunk in a slot."""
+    def take_back(self, worker_id: int, slot: int, keep: int) -> None:
+        """Let no item of the chunk in a slot start beyond the first *keep*; a worker at it answers ``Returned``."""
+
+    @abstractmethod
+    def is_opened(self, worker_id: int, slot: int) -> bool:
+        """Tell whether the worker has come to the chunk in a slot."""
 
     @abstractmethod
     def replace(self, worker_id: int) -> None:

@@ -37,11 +37,12 @@ class InlineBackend(Backend):
     def _send_back(self, message: FromWorker | Gone) -> None:
         self._outbox.append((0, message))
 
-    def send(self, worker_id: int, message: ToWorker) -> None:  # noqa: ARG002 - there is one
+    def send(self, worker_id: int, message: ToWorker) -> int:  # noqa: ARG002 - there is one
         """Put the message in the queue."""
         if isinstance(message, Chunk):
-            self._control.open_slot(message.slot, len(message.items))
+            self._control.prepare(message.slot, message.start, len(message.items))
         self._inbox.append(message)
+        return 0
 
     def receive(self, timeout: float | None) -> list[tuple[int, FromWorker | Gone]]:  # noqa: ARG002 - never waits
         """Do one message's work."""
@@ -70,9 +71,14 @@ class InlineBackend(Backend):
     def wake(self) -> None:
         """Nothing waits."""
 
-    def take_back(self, worker_id: int, slot: int) -> None:  # noqa: ARG002 - there is one
-        """Lower the bound of the chunk."""
-        self._control.take_back(slot)
+    def take_back(self, worker_id: int, slot: int, keep: int) -> None:  # noqa: ARG002 - there is one
+        """Lower the bound of the chunk; it may be running right now, further up on this thread."""
+        self._control.take_back(slot, keep)
+        self._runner.look()
+
+    def is_opened(self, worker_id: int, slot: int) -> bool:  # noqa: ARG002 - there is one
+        """Look into the control block."""
+        return self._control.is_opened(slot)
 
     def replace(self, worker_id: int) -> None:
         """Refuse: the caller's thread cannot end."""

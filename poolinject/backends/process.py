@@ -15,6 +15,7 @@ from poolinject._transport.messages import Chunk, FromWorker, Setup, ToWorker
 from poolinject._worker.control import SLOTS, shared_control
 from poolinject.backends._launch import available_start_methods, launch
 from poolinject.backends._private_files import close_private, private_socketpair
+from poolinject.backends._waker import Waker
 from poolinject.backends.base import Backend, Capabilities, Gone
 
 if TYPE_CHECKING:
@@ -110,10 +111,8 @@ class ProcessBackend(Backend):
         """Start the processes; none of them imports the caller's main module."""
         self._selector = selectors.DefaultSelector()
         self._preload = tuple(preload)
-        self._woken, self._waker = private_socketpair()
-        self._woken.settimeout(0)
-        self._waker.settimeout(0)
-        self._selector.register(self._woken, READ, None)
+        self._waker = Waker()
+        self._selector.register(self._waker, READ, None)
         try:
             for worker_id in range(workers):
                 peer = Peer(Setup(worker_id, 0, pool_name), self.start_method, self._preload)
@@ -131,13 +130,15 @@ class ProcessBackend(Backend):
         self._selector.register(peer.connection, READ, (worker_id, "connection"))
         self._selector.register(peer.process.sentinel, READ, (worker_id, "sentinel"))
 
-    def send(self, worker_id: int, message: ToWorker) -> None:
+    def send(self, worker_id: int, message: ToWorker) -> int:
         """Encode; ``receive`` writes what has gathered, several messages in one system call."""
         peer = self._peers[worker_id]
         if isinstance(message, Chunk):
-            peer.control.open_slot(message.slot, len(message.items))
-        peer.out.extend(wire.encode_to_worker(message))
+            peer.control.prepare(message.slot, message.start, len(message.items))
+        buffers = wire.encode_to_worker(message)
+        peer.out += buffers
         self._unwritten.add(worker_id)
+        return sum(map(len, buffers))
 
     def _write(self, worker_id: int) -> None:
         """Write what the socket takes now, and have the selector tell when it takes more."""
@@ -159,7 +160,7 @@ class ProcessBackend(Backend):
         ended = []
         for key, events in self._selector.select(timeout):
             if key.data is None:
-                self._empty_waker()
+                self._waker.clear()
             elif key.data[1] == "sentinel":
                 ended.append(key.data[0])
             else:
@@ -183,30 +184,24 @@ class ProcessBackend(Backend):
 
     def _bury(self, peer: Peer) -> Gone:
         """Tell of a worker's end, once its last messages have been followed: what was sent since opened slots anew."""
-        started = {slot: peer.control.started(slot) for slot in range(SLOTS)}
+        begun = {slot: peer.control.begun(slot) for slot in range(SLOTS)}
         assert self._selector is not None  # noqa: S101 - receive() has looked
         for file in (peer.connection, peer.process.sentinel):
             if file in self._selector.get_map():
                 self._selector.unregister(file)
-        return Gone(peer.process.poll(), started)
-
-    def _empty_waker(self) -> None:
-        try:
-            while len(self._woken.recv(4096)) == 4096:  # noqa: PLR2004 - the size just asked for
-                pass
-        except BlockingIOError:
-            pass
+        return Gone(peer.process.poll(), begun)
 
     def wake(self) -> None:
         """Write a byte that the selector sees."""
-        try:
-            self._waker.send(b"\0")
-        except OSError:  # full: it is awake; closed: nobody waits
-            return
+        self._waker.wake()
 
-    def take_back(self, worker_id: int, slot: int) -> None:
+    def take_back(self, worker_id: int, slot: int, keep: int) -> None:
         """Lower the bound of the chunk."""
-        self._peers[worker_id].control.take_back(slot)
+        self._peers[worker_id].control.take_back(slot, keep)
+
+    def is_opened(self, worker_id: int, slot: int) -> bool:
+        """Look into the control block."""
+        return self._peers[worker_id].control.is_opened(slot)
 
     def replace(self, worker_id: int) -> None:
         """Start a process with the set-up of the one that has ended."""
@@ -228,7 +223,7 @@ class ProcessBackend(Backend):
         self._selector = None
         for peer in self._peers:
             peer.close()
-        close_private(self._woken, self._waker)
+        self._waker.close()
 
     def pid(self, worker_id: int) -> int:
         """Give the process of a worker."""

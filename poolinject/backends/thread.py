@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import queue
 import threading
+from collections import deque
 from typing import TYPE_CHECKING, Literal
 
 from poolinject._injection.event_loop import LoopThread
@@ -12,7 +13,9 @@ from poolinject._injection.runtime import Runtime
 from poolinject._injection.scopes import SharedScope
 from poolinject._transport.messages import Chunk, Forget, FromWorker, Load, Ready, Stop, Stopped, ToWorker, Warm
 from poolinject._worker.control import private_control
+from poolinject._worker.monitor import Monitor
 from poolinject._worker.runner import Runner
+from poolinject.backends._waker import Waker
 from poolinject.backends.base import Backend, Capabilities, Gone
 from poolinject.backends.membership import inside
 from poolinject.markers import WorkerContext
@@ -30,12 +33,15 @@ class ThreadBackend(Backend):
 
     def start(self, pool_name: str, workers: int, preload: Sequence[str]) -> int:  # noqa: ARG002 - imported already
         """Start the threads."""
-        self._outbox: queue.SimpleQueue[tuple[int, FromWorker | Gone] | None] = queue.SimpleQueue()
+        self._outbox: deque[tuple[int, FromWorker | Gone]] = deque()
+        self._waker = Waker()
         self._loop = LoopThread(pool_name)
         self._pool_scope = SharedScope("pool", self._loop.host(), WorkerContext(0, 0, pool_name))
         self._running, self._lock = workers, threading.Lock()
         self._inboxes: list[queue.SimpleQueue[ToWorker]] = [queue.SimpleQueue() for _ in range(workers)]
         self._controls = [private_control() for _ in range(workers)]
+        self._runners: list[Runner] = []
+        self._monitor = Monitor(self._look, pool_name)
         self._threads = [
             threading.Thread(
                 target=self._serve, args=(WorkerContext(worker_id, 0, pool_name),), daemon=True,
@@ -51,10 +57,12 @@ class ThreadBackend(Backend):
         worker_id = worker.worker_id
 
         def send_back(message: FromWorker | Gone) -> None:
-            self._outbox.put((worker_id, message))
+            self._outbox.append((worker_id, message))
+            self._waker.wake()
 
         with inside(self):
             runner = Runner(Runtime(worker, self._loop, self._pool_scope), self._controls[worker_id], send_back)
+            self._runners.append(runner)
             send_back(Ready())
             while True:
                 match self._inboxes[worker_id].get():
@@ -65,11 +73,15 @@ class ThreadBackend(Backend):
                     case Warm() as message:
                         runner.warm(message)
                     case Chunk() as message:
+                        self._monitor.wake()
                         runner.run(message)
                     case Stop():
                         break
             send_back(self._stop(runner))
             send_back(Gone(0, {}))
+
+    def _look(self) -> bool:
+        return sum(runner.look() for runner in self._runners) > 0  # each of them looks
 
     def _stop(self, runner: Runner) -> Stopped:
         failures = runner.runtime.close()
@@ -81,31 +93,33 @@ class ThreadBackend(Backend):
             self._loop.close()
         return Stopped(tuple((failure.provider, failure.error) for failure in failures))
 
-    def send(self, worker_id: int, message: ToWorker) -> None:
+    def send(self, worker_id: int, message: ToWorker) -> int:
         """Put the message in the worker's queue."""
         if isinstance(message, Chunk):
-            self._controls[worker_id].open_slot(message.slot, len(message.items))
+            self._controls[worker_id].prepare(message.slot, message.start, len(message.items))
         self._inboxes[worker_id].put(message)
+        return 0
 
     def receive(self, timeout: float | None) -> list[tuple[int, FromWorker | Gone]]:
         """Wait for the first message and take all that are there."""
-        messages: list[tuple[int, FromWorker | Gone]] = []
-        try:
-            first = self._outbox.get(timeout=timeout) if timeout != 0 else self._outbox.get_nowait()
-            while True:
-                if first is not None:
-                    messages.append(first)
-                first = self._outbox.get_nowait()
-        except queue.Empty:
-            return messages
+        if not self._outbox:
+            self._waker.wait(timeout)
+        messages = []
+        while self._outbox:
+            messages.append(self._outbox.popleft())
+        return messages
 
     def wake(self) -> None:
-        """Put an empty message in the queue."""
-        self._outbox.put(None)
+        """End the wait."""
+        self._waker.wake()
 
-    def take_back(self, worker_id: int, slot: int) -> None:
+    def take_back(self, worker_id: int, slot: int, keep: int) -> None:
         """Lower the bound of the chunk."""
-        self._controls[worker_id].take_back(slot)
+        self._controls[worker_id].take_back(slot, keep)
+
+    def is_opened(self, worker_id: int, slot: int) -> bool:
+        """Look into the control block."""
+        return self._controls[worker_id].is_opened(slot)
 
     def replace(self, worker_id: int) -> None:
         """Refuse: a worker thread ends only when it is told to."""
@@ -116,9 +130,11 @@ class ThreadBackend(Backend):
 
     def close(self) -> None:
         """Join the threads that have said that they are done."""
+        self._monitor.end(JOIN_SECONDS)
         for thread, inbox in zip(self._threads, self._inboxes, strict=True):
             if inbox.empty():
                 thread.join(JOIN_SECONDS if not self._running else 0.0)
+        self._waker.close()
 
     def pid(self, worker_id: int) -> int:  # noqa: ARG002 - all are in this process
         """Give this process."""

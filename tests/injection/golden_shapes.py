@@ -8,7 +8,7 @@ from fastapi import Query, Security
 from fastapi.security import SecurityScopes
 
 from poolinject import Depends, ItemContext, WorkerContext
-from poolinject._injection.codegen import Flavour
+from poolinject._injection.codegen import Form
 from poolinject._injection.plan import Call
 from tests.injection.graphs import FASTAPI_VERSION
 
@@ -89,12 +89,13 @@ async def on_every_worker(engine: Annotated[int, Depends(get_engine, lifetime="w
     return engine
 
 
-SHAPES: dict[str, tuple[Callable[..., Any], Call, Flavour]] = {
-    "plain": (plain, "map", "sync"),
-    "seed": (seed, "map", "sync"),
-    "mixed_sync": (mixed, "map", "sync"),
-    "mixed_async": (mixed, "map", "async"),
-    "members": (members, "starmap", "sync"),
-    "variadic": (variadic, "starmap", "sync"),
-    "on_every_worker": (on_every_worker, "broadcast", "sync"),
+SHAPES: dict[str, tuple[Callable[..., Any], Call, Form]] = {
+    "plain": (plain, "map", "chunk"),
+    "seed": (seed, "map", "chunk"),
+    "mixed_chunk": (mixed, "map", "chunk"),
+    "mixed_call": (mixed, "map", "call"),
+    "mixed_await": (mixed, "map", "await"),
+    "members": (members, "starmap", "chunk"),
+    "variadic": (variadic, "starmap", "chunk"),
+    "on_every_worker": (on_every_worker, "broadcast", "chunk"),
 }

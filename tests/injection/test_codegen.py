@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import pytest
 
 from poolinject import Depends, InjectedPool, WorkerContext
-from poolinject._injection.codegen import Flavour, generate
+from poolinject._injection.codegen import Form, generate
 from poolinject._injection.generators import Failed
 from poolinject._injection.plan import Call
 from poolinject._injection.planner import Planner
@@ -53,13 +53,13 @@ def run(function: Callable[..., Any], item: object) -> Any:
     return runtime.bind(make_plan(function))(item, 0, 1)
 
 
-@pytest.mark.parametrize("flavour", ["sync", "async"])
-def test_explain_shows_what_runs(flavour: Flavour) -> None:
-    """``explain`` gives the sync source and the order of the providers, and starts nothing."""
+@pytest.mark.parametrize("form", ["chunk", "call", "await"])
+def test_explain_shows_what_runs(form: Form) -> None:
+    """``explain`` gives the source of the loop in a worker and the order of the providers, and starts nothing."""
     with InjectedPool(1, backend="inline") as pool:
         view = pool.explain(mixed)
         assert not pool.workers
-    assert (view.source == generate(make_plan(mixed), flavour).source) is (flavour == "sync")
+    assert (view.source == generate(make_plan(mixed), form).source) is (form == "chunk")
     assert view.providers == ("get_number", "get_remote", "get_stream", "get_session")
     assert str(view).startswith("mixed(item)\n├── remote: get_remote [item]\n│   └── number: get_number [item]\n")
 

@@ -16,17 +16,17 @@ from typing import Any
 import anyio
 import pytest
 
-from poolinject._injection.event_loop import Host, LocalLoop, Loop, LoopThread
+from poolinject._injection.event_loop import EventLoop, Host, LocalLoop, LoopThread
 
 TIMEOUT = 5.0
 variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable", default="unset")
 
 
 @pytest.fixture(params=["local", "thread"])
-def loop(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Loop]:
+def loop(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[EventLoop]:
     """Make each kind of loop in asyncio's debug mode; nothing may be left pending."""
     monkeypatch.setenv("PYTHONASYNCIODEBUG", "1")
-    made: Loop = LocalLoop() if request.param == "local" else LoopThread("test")
+    made: EventLoop = LocalLoop() if request.param == "local" else LoopThread("test")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         yield made
@@ -48,7 +48,7 @@ async def current_after_waiting() -> asyncio.Task[Any] | None:
     return before
 
 
-def test_all_coroutines_of_a_host_run_in_one_task(loop: Loop) -> None:
+def test_all_coroutines_of_a_host_run_in_one_task(loop: EventLoop) -> None:
     """Before, while and after they wait."""
     host = loop.host()
     tasks = {host.run(current()), host.run(current_after_waiting()), host.run(current())}
@@ -56,12 +56,12 @@ def test_all_coroutines_of_a_host_run_in_one_task(loop: Loop) -> None:
     assert None not in tasks
 
 
-def test_two_hosts_are_two_tasks(loop: Loop) -> None:
+def test_two_hosts_are_two_tasks(loop: EventLoop) -> None:
     """What one cancels does not reach the other."""
     assert loop.host().run(current()) is not loop.host().run(current())
 
 
-def test_values_and_errors_come_back(loop: Loop) -> None:
+def test_values_and_errors_come_back(loop: EventLoop) -> None:
     """The very same error object, whether the coroutine had waited or not."""
     error = KeyError("no")
 
@@ -78,7 +78,7 @@ def test_values_and_errors_come_back(loop: Loop) -> None:
     assert host.run(asyncio.sleep(0, "value")) == "value"
 
 
-def test_sync_code_sees_no_running_loop(loop: Loop) -> None:
+def test_sync_code_sees_no_running_loop(loop: EventLoop) -> None:
     """Between two coroutines ``asyncio.run`` is possible."""
     host = loop.host()
     host.run(current_after_waiting())
@@ -88,7 +88,7 @@ def test_sync_code_sees_no_running_loop(loop: Loop) -> None:
     host.run(current_after_waiting())
 
 
-def test_task_group_may_stay_open_between_two_coroutines(loop: Loop) -> None:
+def test_task_group_may_stay_open_between_two_coroutines(loop: EventLoop) -> None:
     """An async dependency enters it in one coroutine and leaves it in another."""
     host, group, events = loop.host(), asyncio.TaskGroup(), list[str]()
 
@@ -105,7 +105,7 @@ def test_task_group_may_stay_open_between_two_coroutines(loop: Loop) -> None:
     assert events == ["child"]
 
 
-def test_failing_child_cancels_the_next_wait(loop: Loop) -> None:
+def test_failing_child_cancels_the_next_wait(loop: EventLoop) -> None:
     """A task group that was cancelled between two coroutines ends with the error of its child."""
     host, group, failed = loop.host(), asyncio.TaskGroup(), threading.Event()
 
@@ -138,7 +138,7 @@ def test_failing_child_cancels_the_next_wait(loop: Loop) -> None:
     assert host.run(asyncio.sleep(0, "usable")) == "usable"
 
 
-def test_timeout_inside_a_coroutine_works(loop: Loop) -> None:
+def test_timeout_inside_a_coroutine_works(loop: EventLoop) -> None:
     """``asyncio.timeout`` needs a current task; the host is one."""
 
     async def limited() -> None:
@@ -151,7 +151,7 @@ def test_timeout_inside_a_coroutine_works(loop: Loop) -> None:
     assert host.run(asyncio.sleep(0, "usable")) == "usable"
 
 
-def test_anyio_cancel_scope_works(loop: Loop) -> None:
+def test_anyio_cancel_scope_works(loop: EventLoop) -> None:
     """Anyio asks for the current task too."""
 
     async def limited() -> bool:
@@ -162,7 +162,7 @@ def test_anyio_cancel_scope_works(loop: Loop) -> None:
     assert loop.host().run(limited())
 
 
-def test_context_variables_go_in_and_come_out(loop: Loop) -> None:
+def test_context_variables_go_in_and_come_out(loop: EventLoop) -> None:
     """A token of one coroutine may be used by the next; sync code sees what async code has set."""
     tokens: list[contextvars.Token[str]] = []
 
@@ -187,7 +187,7 @@ def test_context_variables_go_in_and_come_out(loop: Loop) -> None:
     assert variable.get() == "unset"
 
 
-def test_close_cancels_what_is_left(loop: Loop) -> None:
+def test_close_cancels_what_is_left(loop: EventLoop) -> None:
     """A task that nobody waits for ends."""
     host, events, kept = loop.host(), list[str](), list[object]()
 
@@ -207,7 +207,7 @@ def test_close_cancels_what_is_left(loop: Loop) -> None:
 
 
 @pytest.mark.parametrize("waits", [True, False])
-def test_async_generator_that_was_left_is_closed(loop: Loop, *, waits: bool) -> None:
+def test_async_generator_that_was_left_is_closed(loop: EventLoop, *, waits: bool) -> None:
     """A ``break`` out of ``async for`` runs the ``finally``, which may wait, at the latest when the loop is closed."""
     host, events = loop.host(), list[str]()
 
@@ -235,7 +235,7 @@ def test_async_generator_that_was_left_is_closed(loop: Loop, *, waits: bool) -> 
     assert sys.get_asyncgen_hooks() == (None, None)
 
 
-def test_close_of_an_unused_loop_does_nothing(loop: Loop) -> None:
+def test_close_of_an_unused_loop_does_nothing(loop: EventLoop) -> None:
     """A plan without async parts needs no event loop, so none is made."""
     loop.host()
     loop.close()

@@ -46,6 +46,7 @@ class ModelChunk:
     count: int
     reported: int = 0
     taken_back: bool = False
+    keep: int = 0
 
     @property
     def left(self) -> int:
@@ -125,16 +126,29 @@ class Model:
         worker_id = chunk.worker_id
         self.perform(self.scheduler.results(worker_id, chunk_id, count, seconds, failed=failed, done=done))
 
-    def lose_worker(self, worker_id: int, started: dict[int, int]) -> None:
+    def lose_worker(self, worker_id: int, begun_up_to: dict[int, int]) -> None:
         """Let a worker end."""
         self.ready.discard(worker_id)
-        for chunk_id, chunk in list(self.chunks.items()):
-            if chunk.worker_id == worker_id:
-                del self.chunks[chunk_id]
-                begun = max(chunk.reported, min(started.get(chunk.slot, 0), chunk.count))
-                chunk.run.cancelled = chunk.run.cancelled or (chunk.run.fail_fast and begun > chunk.reported)
-                self.put_back(chunk, chunk.reported)
-        self.perform(self.scheduler.gone(worker_id, started))
+        held = {number: chunk for number, chunk in self.chunks.items() if chunk.worker_id == worker_id}
+        begun = {
+            number: max(chunk.reported, min(begun_up_to.get(chunk.slot, 0) - chunk.start, chunk.count))
+            for number, chunk in held.items()
+        }
+        last = max((number for number in held if begun[number] > 0), default=None)
+        for number, chunk in held.items():
+            del self.chunks[number]
+            is_running = number == last and begun[number] > chunk.reported
+            loses = is_running or (chunk.run.pinned is not None and chunk.left > 0)
+            chunk.run.cancelled = chunk.run.cancelled or (chunk.run.fail_fast and loses)
+            self.put_back(chunk, chunk.reported)
+        self.perform(self.scheduler.gone(worker_id, begun_up_to))
+
+    def return_items(self, chunk_id: int, kept: int) -> None:
+        """Let a worker say that it keeps so many items of a chunk that was taken back."""
+        chunk = self.chunks[chunk_id]
+        self.put_back(chunk, kept)
+        chunk.count, chunk.taken_back = kept, chunk.run.cancelled
+        self.perform(self.scheduler.returned(chunk.worker_id, chunk_id, kept))
 
     @staticmethod
     def put_back(chunk: ModelChunk, done: int) -> None:
@@ -156,8 +170,8 @@ class Model:
             match action:
                 case Send():
                     self.send(action)
-                case TakeBack(worker_id, slot):
-                    self.take_back(worker_id, slot)
+                case TakeBack():
+                    self.take_back(action)
                 case Emit(run_id, start):
                     self.emit(self.runs[run_id], start)
                 case Lose(run_id, index, _):
@@ -184,12 +198,20 @@ class Model:
         run.flying.update(indices)
         self.chunks[send.chunk] = ModelChunk(run, send.worker_id, send.slot, send.start, send.size)
 
-    def take_back(self, worker_id: int, slot: int) -> None:
+    def take_back(self, action: TakeBack) -> None:
         """Let no further item of a chunk start; a worker that is gone has none to start."""
-        for chunk in self.chunks.values():
-            if (chunk.worker_id, chunk.slot) == (worker_id, slot):
-                assert chunk.run.cancelled, "taken back although the run goes on"
-                chunk.taken_back = True
+        if action.chunk not in self.chunks:
+            return
+        chunk = self.chunks[action.chunk]
+        busy = {chunk.worker_id for chunk in self.chunks.values()}
+        assert (chunk.worker_id, chunk.slot) == (action.worker_id, action.slot), "another chunk than it seems"
+        if not chunk.run.cancelled:
+            oldest = next(number for number, other in self.chunks.items() if other.worker_id == chunk.worker_id)
+            assert self.ready - busy, "taken back although all have work"
+            assert not chunk.taken_back, "taken back twice"
+            assert action.keep < chunk.count, "taken back nothing"
+            assert action.keep > chunk.reported or oldest != action.chunk, "nothing left to go on with"
+        chunk.taken_back, chunk.keep = True, action.keep
 
     @staticmethod
     def emit(run: ModelRun, start: int) -> None:
@@ -245,7 +267,11 @@ class Model:
                 self.make_ready(worker_id)
         while self.chunks:
             chunk_id, chunk = next(iter(self.chunks.items()))
-            self.answer(chunk_id, 0 if chunk.taken_back else chunk.left, done=True)
+            self.answer(
+                chunk_id,
+                max(0, min(chunk.left, chunk.keep - chunk.reported)) if chunk.taken_back else chunk.left,
+                done=True,
+            )
             self.check()
         assert not self.live, "a run that never finishes"
         assert not self.scheduler.runs

@@ -8,19 +8,42 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from poolinject._scheduling.backpressure import Backpressure, ReorderBuffer
-from poolinject._scheduling.chunking import GROWTH, MOST, TARGET_SECONDS, Chunking
+from poolinject._scheduling.chunking import GROWTH, MOST, MOST_BYTES, MOST_UNITS, TARGET_SECONDS, Chunking
 
 
 @pytest.mark.parametrize(
-    ("fixed", "available", "ended", "size"),
+    ("unit", "available", "ended", "size"),
     [(1, 10, False, 1), (4, 10, False, 4), (4, 3, False, 3), (4, 3, True, 3), (10_000, 20_000, True, 10_000)],
 )
-def test_fixed_size_is_kept(*, fixed: int, available: int, ended: bool, size: int) -> None:
-    """A ``chunksize`` holds whatever items take; only the input can make a chunk smaller."""
-    chunking = Chunking(fixed)
+def test_unit_is_the_least(*, unit: int, available: int, ended: bool, size: int) -> None:
+    """However slow the items, a chunk has what the user asked for; only the input can make it smaller."""
+    chunking = Chunking(unit)
     chunking.observe(1, 100.0)
-    chunking.observe(1000, 0.0)
     assert chunking.take(available, ended=ended, workers=2) == size
+
+
+def test_size_is_a_multiple_of_the_unit() -> None:
+    """Fast items are sent several units at a time, but not more than ``MOST_UNITS``."""
+    chunking, sizes = Chunking(3), []
+    for _ in range(8):
+        size = chunking.take(10**6, ended=False, workers=2)
+        sizes.append(size)
+        chunking.observe(size, size * 1e-7)
+    assert sizes[:4] == [3, 12, 48, 192]
+    assert sizes[-1] == 3 * MOST_UNITS
+
+
+def test_large_items_go_one_by_one() -> None:
+    """A chunk has no more bytes than are worth a message, once it is known how large an item is."""
+    chunking = Chunking(None)
+    for _ in range(8):
+        chunking.observe(chunking.size, chunking.size * 1e-6)
+    chunking.weigh(10, 10 * MOST_BYTES // 8)
+    assert chunking.size == 8
+    chunking.observe(8, 8e-6)
+    assert chunking.size == 8
+    chunking.weigh(1, 2 * MOST_BYTES)
+    assert chunking.size == 1
 
 
 def test_first_chunk_has_one_item() -> None:
@@ -99,18 +122,22 @@ def test_estimate_follows_what_was_seen() -> None:
 @given(
     seconds=st.lists(st.floats(0, 10, allow_nan=False), max_size=20),
     available=st.integers(1, 10**5),
-    fixed=st.none() | st.integers(1, 10**5),
+    unit=st.none() | st.integers(1, 10**5),
     ended=st.booleans(),
     workers=st.integers(1, 64),
 )
 def test_chunk_is_never_empty_nor_larger_than_the_input(
-    *, seconds: list[float], available: int, fixed: int | None, ended: bool, workers: int
+    *, seconds: list[float], available: int, unit: int | None, ended: bool, workers: int
 ) -> None:
     """Whatever was observed, a chunk takes at least one of the items and no more than there are."""
-    chunking = Chunking(fixed)
+    chunking = Chunking(unit)
     for observed in seconds:
         chunking.observe(chunking.size, observed)
-    assert 1 <= chunking.take(available, ended=ended, workers=workers) <= min(available, fixed or MOST)
+    assert (
+        1
+        <= chunking.take(available, ended=ended, workers=workers)
+        <= min(available, MOST if unit is None else unit * MOST_UNITS)
+    )
 
 
 def test_room_is_what_the_limit_leaves() -> None:

@@ -1,7 +1,7 @@
 """Single decisions of the scheduler, event by event."""
 
 from poolinject._scheduling.backpressure import ReorderBuffer
-from poolinject._scheduling.chunking import Chunking
+from poolinject._scheduling.chunking import MOST_UNITS, Chunking
 from poolinject._scheduling.scheduler import WINDOW, Emit, Finish, Lose, RunState, Scheduler, Send, TakeBack
 from tests.scheduling.model import Model
 
@@ -43,10 +43,48 @@ def test_slow_chunks_are_not_sent_ahead() -> None:
 def test_fast_chunks_are_sent_ahead_up_to_the_window() -> None:
     """A worker never waits for the caller between short chunks."""
     model = ready_model(1)
-    run = model.open(chunksize=1, limit=100)
+    run = model.open(limit=20_000)
+    model.scheduler.runs[run.id].chunking.weigh(1, 1 << 30)  # so large that they go one by one
     model.read(run, 100)
     model.answer(next(iter(model.chunks)), 1, seconds=1e-6, done=True)
     assert len(model.chunks) == WINDOW
+
+
+def test_short_chunks_share_a_message() -> None:
+    """A ``chunksize`` says in what portions items are handed over; a message takes as many as are done soon."""
+    model = ready_model(1)
+    run = model.open(limit=20_000, chunksize=5)
+    model.read(run, 10_000)
+    largest = 0
+    while model.chunks:
+        chunk_id, chunk = next(iter(model.chunks.items()))
+        largest = max(largest, chunk.count)
+        model.answer(chunk_id, chunk.count, seconds=1e-6, done=True)
+    assert largest == 5 * MOST_UNITS
+
+
+def test_idle_worker_gets_what_waits_at_a_slow_one() -> None:
+    """What has not begun is taken back and goes to whoever has nothing to do."""
+    model = ready_model(2)
+    run = model.open(limit=1000)
+    model.read(run, 2)
+    for chunk_id in list(model.chunks):
+        model.answer(chunk_id, 1, seconds=1e-3, done=True)
+    model.read(run, 40)
+    model.end(run)
+    slow, fast = 0, 1
+    while any(chunk.worker_id == fast for chunk in model.chunks.values()):
+        chunk_id = next(number for number, chunk in model.chunks.items() if chunk.worker_id == fast)
+        model.answer(chunk_id, model.chunks[chunk_id].left, seconds=1e-3, done=True)
+    taken = {number: chunk.count for number, chunk in model.chunks.items() if chunk.taken_back}
+    assert taken
+    assert {model.chunks[number].worker_id for number in taken} == {slow}
+    for number in taken:
+        model.return_items(number, model.chunks[number].keep)
+    assert any(chunk.worker_id == fast for chunk in model.chunks.values())
+    oldest = next(chunk for chunk in model.chunks.values() if chunk.worker_id == slow)
+    assert oldest.count > 0, "the slow one goes on with what it has begun"
+    model.drain()
 
 
 def test_two_runs_share_one_worker_chunk_by_chunk() -> None:
@@ -89,7 +127,7 @@ def test_failure_of_a_fail_fast_run_takes_back_what_other_workers_have() -> None
     assert isinstance(second, Send)
     actions = scheduler.results(first.worker_id, first.chunk, 1, 0.0, failed=True, done=True)
     assert actions[0] == Emit(0, first.start)
-    assert TakeBack(second.worker_id, second.slot) in actions
+    assert TakeBack(second.worker_id, second.slot, second.chunk, 0) in actions
     assert not [action for action in actions if isinstance(action, Send | Finish)]
     assert scheduler.results(second.worker_id, second.chunk, 0, 0.0, failed=False, done=True) == [Finish(0)]
 

@@ -98,11 +98,21 @@ class SchedulerMachine(RuleBasedStateMachine):
     def lose_worker(self, *, data: st.DataObject) -> None:
         """End a worker with any number of items begun, also in slots that nothing is in any more."""
         worker_id = data.draw(st.sampled_from(sorted(self.model.ready)), label="worker")
-        started = data.draw(st.dictionaries(st.integers(0, 31), st.integers(0, 12), max_size=4), label="stale")
+        begun = data.draw(st.dictionaries(st.integers(0, 31), st.integers(0, 12), max_size=4), label="stale")
         for chunk in self.model.chunks.values():
             if chunk.worker_id == worker_id:
-                started[chunk.slot] = data.draw(st.integers(0, chunk.count), label="started")
-        self.model.lose_worker(worker_id, started)
+                begun[chunk.slot] = chunk.start + data.draw(st.integers(0, chunk.count), label="begun")
+        self.model.lose_worker(worker_id, begun)
+
+    @precondition(lambda self: any(chunk.taken_back for chunk in self.model.chunks.values()))
+    @rule(data=st.data())
+    def return_items(self, *, data: st.DataObject) -> None:
+        """Answer for a chunk that was taken back, any number of its items having begun; some never get the answer."""
+        taken = [number for number, chunk in self.model.chunks.items() if chunk.taken_back]
+        chunk_id = data.draw(st.sampled_from(taken), label="chunk")
+        chunk = self.model.chunks[chunk_id]
+        least = max(chunk.reported, min(chunk.keep, chunk.count))
+        self.model.return_items(chunk_id, data.draw(st.integers(least, chunk.count), label="kept"))
 
     @invariant()
     def holds(self) -> None:

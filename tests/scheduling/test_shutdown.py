@@ -26,9 +26,10 @@ class NotingBackend(Backend):
     def start(self, pool_name: str, workers: int, preload: Sequence[str]) -> int:
         return workers
 
-    def send(self, worker_id: int, message: ToWorker) -> None:
+    def send(self, worker_id: int, message: ToWorker) -> int:
         assert isinstance(message, Stop)
         self.notes.append(("stop", worker_id))
+        return 0
 
     def receive(self, timeout: float | None) -> list[tuple[int, FromWorker | Gone]]:
         return []
@@ -36,8 +37,11 @@ class NotingBackend(Backend):
     def wake(self) -> None:
         """Have nothing to do."""
 
-    def take_back(self, worker_id: int, slot: int) -> None:
+    def take_back(self, worker_id: int, slot: int, keep: int) -> None:
         """Have nothing to do."""
+
+    def is_opened(self, worker_id: int, slot: int) -> bool:
+        return bool(worker_id + slot)
 
     def replace(self, worker_id: int) -> None:
         """Have nothing to do."""

@@ -1,0 +1,62 @@
+"""The thread that looks in on running chunks: it heeds what the caller takes back, and sends what has waited enough.
+
+So the code that runs items need not ask for the time or the bound after each of them, and what an item has come to
+does not wait for the next one.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+TICK_SECONDS = 0.001
+IDLE_TICKS = 20  # without anything running, until the thread goes to sleep
+LOOK_SECONDS = 60.0  # the longest sleep
+
+
+class Monitor:
+    """Calls ``look`` every millisecond while that gives true, and sleeps until ``wake`` otherwise."""
+
+    def __init__(self, look: Callable[[], bool], name: str) -> None:
+        self._look = look
+        self._asleep = False
+        self._ended = False
+        self._awaken = threading.Event()
+        self._thread = threading.Thread(target=self._serve, name=f"{name} monitor", daemon=True)
+        self._started = False
+
+    def wake(self) -> None:
+        """There is something to look at from now on; costs next to nothing where the thread is awake."""
+        if self._asleep:
+            self._awaken.set()
+        elif not self._started:
+            self._started = True
+            self._thread.start()
+
+    def end(self, timeout: float) -> None:
+        """End the thread."""
+        self._ended = True
+        self._awaken.set()
+        if self._started:
+            self._thread.join(timeout)
+
+    def _serve(self) -> None:
+        idle = 0
+        while not self._ended:
+            if self._look():
+                idle = 0
+            else:
+                idle += 1
+            if idle <= IDLE_TICKS:
+                time.sleep(TICK_SECONDS)
+                continue
+            self._asleep = True
+            if not self._look():  # once more: who began in between has not seen the flag
+                self._awaken.wait(LOOK_SECONDS)
+            self._asleep = False
+            self._awaken.clear()
+            idle = 0

@@ -1,0 +1,67 @@
+"""Messages of a worker process on their way to the caller, several in one system call."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import TYPE_CHECKING
+
+from poolinject._transport import wire
+
+if TYPE_CHECKING:
+    import socket
+
+    from poolinject._transport.messages import FromWorker
+    from poolinject._transport.picklers import Buffer
+
+GATHER_SECONDS = 0.001  # a message waits no longer than this for others, while the worker has more to do
+GATHER_SIZE = 1 << 16  # bytes that are sent at once
+
+
+class Outbox:
+    """Gathers messages until ``write``, or until the last one was sent a while ago; any thread may use it."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+        self._buffers: list[Buffer] = []
+        self._size = 0
+        self._written_at = 0.0
+        self._lock = threading.Lock()
+        self._owner: int | None = None  # the thread that writes
+        self._interrupt: BaseException | None = None
+
+    def put(self, message: FromWorker) -> None:
+        """Add a message."""
+        buffers = wire.encode_from_worker(message)
+        with self._lock:
+            self._buffers += buffers
+            self._size += sum(map(len, buffers))
+        if self._size > GATHER_SIZE or time.perf_counter() - self._written_at > GATHER_SECONDS:
+            self.write()
+
+    def write(self, *, wait: bool = True) -> bool:
+        """Send everything; give whether there was anything. Without *wait* it is left to a thread that is at it."""
+        if not self._buffers or not self._lock.acquire(blocking=wait):
+            return bool(self._buffers)
+        self._owner = threading.get_ident()
+        try:
+            buffers, self._buffers, self._size = self._buffers, [], 0
+            self._written_at = time.perf_counter()
+            self._connection.sendall(b"".join(buffers)) if len(buffers) > 1 else self._connection.sendall(buffers[0])
+        finally:
+            self._owner = None
+            self._lock.release()
+        interrupt, self._interrupt = self._interrupt, None
+        if interrupt is not None:
+            raise interrupt
+        return True
+
+    def interrupt(self, error: BaseException) -> None:
+        """Raise an error on the main thread, once it is not in the middle of a message.
+
+        Raises:
+            BaseException: The error, at once, if it writes nothing.
+        """
+        if self._owner != threading.get_ident():
+            raise error
+        self._interrupt = error
