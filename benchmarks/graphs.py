@@ -1,4 +1,4 @@
-"""Dependency graphs made to measure: a chain, a fan and a layered diamond of plain providers. New functions each time."""
+"""Dependency graphs made to measure, of new functions each time: a chain, a fan, a layered diamond; all plain."""
 
 from collections.abc import Callable
 from typing import Annotated, Any, Literal
@@ -58,7 +58,11 @@ def layered_diamond(layers: int) -> Function:
     left, right = _leaf(), _leaf()
     for _ in range(layers - 1):
         left, right = _joining(left, right), _joining(left, right)
-    return _joining(left, right)
+
+    def func(_item: object, one: Annotated[int, Depends(left)], other: Annotated[int, Depends(right)]) -> int:
+        return one + other
+
+    return func
 
 
 def _leaf() -> Function:

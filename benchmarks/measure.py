@@ -6,6 +6,7 @@ does hits all of them alike. Pools are opened and warmed before the first round 
 
 from __future__ import annotations
 
+import functools
 import gc
 import importlib.util
 import time
@@ -71,7 +72,7 @@ class Contest:
 
     def result(self, unit: str = "µs an item") -> Result:
         """Give the figures of all; the unit begins with that of the time."""
-        scale = SCALES[unit.split()[0]]
+        scale = SCALES[unit.split(maxsplit=1)[0]]
         figures = [
             Figure(
                 contestant.name,
@@ -124,7 +125,7 @@ def compete(contestants: Sequence[Contestant], rounds: int) -> Contest:
             if contestant.needs is not None and importlib.util.find_spec(contestant.needs) is None:
                 contest.notes.append(f"{contestant.name}: skipped, {contestant.needs} is not installed")
                 continue
-            once = _attempt(contest, contestant, lambda contestant=contestant: _enter(stack, contestant))
+            once = _attempt(contest, contestant, functools.partial(_enter, stack, contestant))
             if once is not None:
                 running[contestant.name] = (contestant, once)
         for _ in range(rounds):

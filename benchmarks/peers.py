@@ -39,7 +39,7 @@ def open_poolinject_imap(workers: int) -> Iterator[Run]:
 def open_mp_map(workers: int) -> Iterator[Run]:
     """Open the standard library's pool; ``map``, which divides the input into four chunks a worker by itself."""
     with CONTEXT.Pool(workers) as pool:
-        yield lambda func, items, chunksize: pool.map(func, items, chunksize)
+        yield pool.map
 
 
 @contextmanager

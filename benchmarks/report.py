@@ -92,8 +92,14 @@ def as_markdown(machine: Machine, effort: Effort, table: Sequence[Measured]) -> 
     if effort.quick:
         pieces += ["**A quick run: it shows that the rows work, its figures mean nothing.**", ""]
     pieces += _goal_table(table)
-    pieces += ["", "## Every contestant", "", "Best round of each. *Information*: no goal depends on it.", ""]
-    pieces += ["| row | contestant | figure | rounds | |", "| --- | --- | ---: | ---: | --- |"]
+    pieces += [
+        "",
+        "## Every contestant",
+        "",
+        "Best round of each, and the worst as a multiple of it. *Information*: no goal depends on it.",
+        "",
+    ]
+    pieces += ["| row | contestant | figure | worst / best | |", "| --- | --- | ---: | ---: | --- |"]
     for measured in table:
         pieces += [_figure_line(measured.row, figure) for figure in measured.result.figures]
     notes = [f"- {measured.row.name}: {note}" for measured in table for note in measured.result.notes]
@@ -112,12 +118,19 @@ def _goal_table(table: Sequence[Measured]) -> Iterator[str]:
             yield f"| {row.name} | {row.title} | {row.against} | {row.goal} | {reached} | |"
         for check in measured.result.checks:
             reached, goal = _in_cell(in_words(check)), goal_of(check)
-            yield f"| {row.name} | {row.title} | {row.against} | {goal} | {reached} | {'met' if check.met else '**not met**'} |"
+            met = "met" if check.met else "**not met**"
+            yield f"| {row.name} | {row.title} | {row.against} | {goal} | {reached} | {met} |"
 
 
 def _figure_line(row: Row, figure: Figure) -> str:
     kind = "information" if figure.information else ""
-    return f"| {row.name} | {_in_cell(figure.label)} | {in_unit(figure.value, figure.unit)} | {len(figure.rounds)} | {kind} |"
+    reached = in_unit(figure.value, figure.unit)
+    return f"| {row.name} | {_in_cell(figure.label)} | {reached} | {_spread(figure)} | {kind} |"
+
+
+def _spread(figure: Figure) -> str:
+    least = min(figure.rounds, default=0.0)
+    return f"{max(figure.rounds) / least:.2f}" if least > 0 else ""
 
 
 def _in_cell(text: str) -> str:

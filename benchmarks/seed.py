@@ -126,7 +126,7 @@ def process_with_injectable(message: int) -> int:
     """Do the job for one message as the seed's loop does it with fastapi-injectable."""
     import fastapi_injectable as injectable  # noqa: PLC0415 - a peer may be missing
 
-    country = injectable.get_injected_obj(get_country)
+    country: Country = injectable.get_injected_obj(get_country)
     result = country.do_something(message)
     injectable.run_coroutine_sync(injectable.cleanup_exit_stack_of_func(get_country))
     injectable.run_coroutine_sync(injectable.clear_dependency_cache())

@@ -41,7 +41,7 @@ def expected_of(number: int) -> float:
 def give_array(number: int) -> Array:
     """Give an array that this process keeps, marked with the number: what is measured is its way, not its making.
 
-    ``touch`` gives twice the number for it. No array comes again before so many others, so that a pool may send it late.
+    ``touch`` gives twice the number for it. No array comes again before 15 others, so that a pool may send it late.
     """
     if not _kept:
         _kept.extend(filled(0) for _ in range(KEPT_ARRAYS))
@@ -76,7 +76,8 @@ def skewed(count: int, seconds: float, long_count: int, long_seconds: float, see
 
 def ideal_makespan(durations: Sequence[float], workers: int) -> float:
     """Give the seconds that no schedule undercuts: ``max(sum(durations) / workers, max(durations))``."""
-    return max(sum(durations) / workers, max(durations))
+    longest = max(durations)
+    return max(sum(durations) / workers, longest)
 
 
 def in_order_makespan(durations: Sequence[float], workers: int) -> float:

@@ -173,8 +173,9 @@ def measure_graph(effort: Effort) -> Result:
     calls = effort.size(20_000, 2_000)
     contestants = [_graph_loop("0 nodes", graphs.without_dependencies(), calls)]
     for shape in SHAPES:
-        for nodes in GRAPH_NODES:
-            contestants.append(_graph_loop(f"{shape} of {nodes}", graphs.make_graph(shape, nodes), calls))
+        contestants += [
+            _graph_loop(f"{shape} of {nodes}", graphs.make_graph(shape, nodes), calls) for nodes in GRAPH_NODES
+        ]
     contest = compete(contestants, effort.rounds(15))
     result = Result(notes=contest.notes)
     nothing = contest.best("0 nodes")
@@ -194,7 +195,7 @@ def measure_graph(effort: Effort) -> Result:
 
 
 def _graph_loop(name: str, func: Function, calls: int) -> Contestant:
-    return resolver_loop(name, func, lambda: True, calls)
+    return resolver_loop(name, func, lambda _item: True, calls)
 
 
 def measure_diamond(effort: Effort) -> Result:

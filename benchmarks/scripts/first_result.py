@@ -17,7 +17,7 @@ ITEMS = range(8)
 
 def work(item: int) -> int:
     """Need fastapi on the worker."""
-    return item if fastapi.Depends is not None else -1
+    return item if fastapi.__version__ else -1
 
 
 def time_poolinject() -> float:
