@@ -23,6 +23,7 @@ class Machine:
         system: The operating system and the architecture.
         cpu: The processor's own name for itself.
         cpus: How many this process may use.
+        load: Processes that wanted to run in the minute before, others' included: near 0 on a machine at rest.
         versions: By package; ``None`` where it is missing.
     """
 
@@ -31,12 +32,13 @@ class Machine:
     system: str
     cpu: str
     cpus: int
+    load: float
     versions: dict[str, str | None]
 
     def in_words(self) -> str:
         """Give all of it as a line of text."""
         packages = ", ".join(f"{name} {version or 'missing'}" for name, version in self.versions.items())
-        place = f"{self.cpus} CPUs ({self.cpu}), {self.system}"
+        place = f"{self.cpus} CPUs ({self.cpu}), {self.system}, load {self.load} before"
         return f"{self.date}; {place}; Python {self.python}, {packages}."
 
 
@@ -48,6 +50,7 @@ def describe() -> Machine:
         f"{platform.system()} {platform.machine()}",
         _cpu_model(),
         _usable_cpus(),
+        round(os.getloadavg()[0], 2),
         {package: _version_of(package) for package in PACKAGES},
     )
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import multiprocessing
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,7 +44,11 @@ def open_mp_map(workers: int) -> Iterator[Run]:
 
 @contextmanager
 def open_mp_imap(workers: int) -> Iterator[Run]:
-    """Open the standard library's pool; ``imap``, one item a message by itself."""
+    """Open the standard library's pool; ``imap``, one item a message by itself.
+
+    One of its threads spins while a result lies unread (CPython 3.11, every start method), and competes for the
+    interpreter with the thread that reads: its rounds differ a lot, so the best of them counts and the worst is shown.
+    """
     with CONTEXT.Pool(workers) as pool:
         yield lambda func, items, chunksize: pool.imap(func, items, chunksize or 1)
 
@@ -67,10 +71,16 @@ def open_loky(workers: int) -> Iterator[Run]:
 
 @contextmanager
 def open_joblib(workers: int) -> Iterator[Run]:
-    """Open joblib on loky's processes, which sizes its batches and maps large arrays by itself."""
-    import joblib  # noqa: PLC0415 - a peer may be missing
+    """Open joblib on loky's processes, which sizes its batches and maps large arrays by itself.
 
-    with joblib.Parallel(n_jobs=workers) as parallel:
+    Its workers outlive it, so they are ended here: the next row shall not have them beside it.
+    """
+    import joblib  # noqa: PLC0415 - a peer may be missing
+    from joblib.externals.loky import get_reusable_executor  # noqa: PLC0415 - the same
+
+    with ExitStack() as stack:
+        stack.callback(lambda: get_reusable_executor().shutdown(wait=True))
+        parallel = stack.enter_context(joblib.Parallel(n_jobs=workers))
 
         def run(func: Callable[..., Any], items: Iterable[Any], chunksize: int | None) -> Iterable[Any]:
             parallel.batch_size = chunksize or "auto"

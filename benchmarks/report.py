@@ -38,6 +38,7 @@ def lines_of(measured: Measured) -> Iterator[str]:
     for check in measured.result.checks:
         yield f"  -> {in_words(check)}: goal {goal_of(check)}, {'met' if check.met else 'NOT MET'}"
     yield from (f"  note: {note}" for note in measured.result.notes)
+    yield f"  measured in {measured.seconds:.0f} s"
     if measured.error is not None:
         yield f"  FAILED: {measured.error}"
 

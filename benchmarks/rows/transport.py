@@ -68,8 +68,8 @@ def measure_imap(effort: Effort) -> Result:
 
 
 def measure_imap_one(effort: Effort) -> Result:
-    """One item a message for everyone; 10,000 items."""
-    work = trivial(effort.size(10_000, 1_000))
+    """One item a message for everyone; 5,000 items."""
+    work = trivial(effort.size(5_000, 1_000))
     ours, pool, executor = (work.by(peer, chunksize=1) for peer in (POOLINJECT_IMAP, MP_IMAP, EXECUTOR))
     peers = [work.by(peer, chunksize=1, information=True) for peer in (PEBBLE, MPIRE, LOKY, JOBLIB)]
     contest = compete([ours, pool, executor, *peers], effort.rounds(5))
