@@ -15,6 +15,7 @@ from poolinject import InjectedPool
 
 MANY_WORKERS_COUNT = 32
 LIMITS = (100, 5_000)  # in-flight limits whose keeping is checked
+WARM_UP_ITEMS, WARM_UP_SECONDS = 50, 0.02
 PLACEMENTS = (1, 2, 3)  # seeds of the places of long items: each is measured
 TAKEN = 3  # results that the consumer takes before it pauses
 
@@ -63,7 +64,7 @@ def _shares_of(contest: Contest, peers: Sequence[Contestant], ideal: float) -> l
 
 def _of_durations(func: Callable[[float], float], durations: Sequence[float], workers: int = WORKERS) -> Work:
     def warm_up(run: Run) -> None:
-        for _ in run(func, [0.001] * 20 * workers, 1):
+        for _ in run(func, [WARM_UP_SECONDS] * WARM_UP_ITEMS * workers, 1):  # long enough for every worker to be there
             pass
 
     return Work(
