@@ -57,7 +57,7 @@ def in_unit(value: float, unit: str) -> str:
 def in_words(check: Check) -> str:
     """Say what was reached, and relative to what."""
     if check.unit == "times":
-        return f"{number(check.value)} times faster than {check.against}"
+        return f"{number(check.value)} times as fast as {check.against}"
     if check.unit:
         return f"{check.against}: {in_unit(check.value, check.unit)}"
     return f"{check.value:.3f} of {check.against}"

@@ -87,7 +87,7 @@ def measure_seed_injectable(effort: Effort) -> Result:
     if theirs.name in contest.rounds:
         result.checks.append(Check(theirs.name, contest.ratio(theirs.name, ours.name), ">=", 3000, "times"))
         sync = contest.ratio(theirs.name, ours_sync.name)
-        result.notes.append(f"{ours_sync.name}: {sync:,.0f} times faster")
+        result.notes.append(f"{ours_sync.name}: {sync:,.0f} times as fast")
         result.notes.append(f"{theirs.name}: {theirs.items} messages on a new pool each round; it slows down with each")
     return result
 
