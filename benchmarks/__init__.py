@@ -1,1 +1,1 @@
-"""Benchmarks: run by hand, never by the tests."""
+"""Benchmarks: ``python -m benchmarks`` measures every row of the table beside its peers; run by hand."""

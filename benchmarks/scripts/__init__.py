@@ -1,0 +1,1 @@
+"""Scripts that rows run in interpreters of their own, by path; each prints JSON."""
