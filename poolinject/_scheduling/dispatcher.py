@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 MOST_LOADED = 256  # functions that a worker knows at the same time, where no more are running
 RECLAIM_SECONDS = 0.002  # after so long a worker that has not opened a chunk that was taken back never will
+UNEVEN_SECONDS = 0.02  # for which one worker has nothing to do and another more than it seems
 WIDTH = 4  # chunks for each worker that an automatic in-flight limit leaves room for
 
 
@@ -45,6 +46,7 @@ class Dispatcher:
         self._loaded: list[dict[int, None]] = [{} for _ in range(workers)]  # the oldest first
         self._lost: WorkerLostError | None = None
         self._untold: set[Run] = set()
+        self._heard_at = 0.0
         self._taken: deque[tuple[float, TakeBack]] = deque()  # with the time from which they can be reclaimed
 
     def open(self, run: Run) -> None:
@@ -71,14 +73,24 @@ class Dispatcher:
                 run.end_announced = True
                 self._perform(self.scheduler.ended(run.id))
 
+    def look_at_balance(self, *, heard: bool) -> None:
+        """Note whether workers were heard of; where none was for a while, idle ones get what waits at others."""
+        now = time.monotonic()
+        if not heard and now - self._heard_at > UNEVEN_SECONDS and self.scheduler.is_uneven:
+            self._perform(self.scheduler.waited())
+        if heard:
+            self._heard_at = now
+
     def reclaim(self) -> float:
-        """Give chunks that were taken back before their worker came to them to others; give how long until the next."""
+        """Give chunks that were taken back before their worker came to them to others; give when to look again."""
         now = time.monotonic()
         while self._taken and self._taken[0][0] <= now:
             _, (worker_id, slot, chunk_id, keep) = self._taken.popleft()
             if chunk_id in self._chunks and not self._backend.is_opened(worker_id, slot):
                 self.returned(worker_id, chunk_id, keep)
-        return self._taken[0][0] - now if self._taken else math.inf
+        if self._taken:
+            return self._taken[0][0] - now
+        return UNEVEN_SECONDS if self.scheduler.is_uneven else math.inf
 
     def tell(self) -> None:
         """Wake the consumers of what has been emitted since."""
@@ -209,6 +221,7 @@ class Dispatcher:
             start=send.start,
             attempt=1,
             unit=run.options.unit,
+            patience=run.options.patience,
             stop_on_failure=options.fail_fast,
             timed=options.timed,
             items=items,

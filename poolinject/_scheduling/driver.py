@@ -154,8 +154,10 @@ class Driver:
                     self._finish()
                     return
             self.dispatcher.tell()
-            for worker_id, message in self.backend.receive(0 if self._inbox else timeout):
+            messages = self.backend.receive(0 if self._inbox else timeout)
+            for worker_id, message in messages:
                 self._follow(worker_id, message)
+            self.dispatcher.look_at_balance(heard=bool(messages))
             self.dispatcher.tell()
 
     @contextmanager

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from poolinject._injection.plan import Fetch
 from poolinject._scheduling import consuming, signals
 from poolinject._scheduling.backpressure import Backpressure
-from poolinject._scheduling.chunking import MOST, Chunking
+from poolinject._scheduling.chunking import EAGER_SECONDS, MOST, TARGET_SECONDS, Chunking, Pace
 from poolinject._scheduling.driver import Driver
 from poolinject._scheduling.reports import CleanupReport
 from poolinject._scheduling.runs import Run, RunOptions
@@ -30,7 +30,9 @@ if TYPE_CHECKING:
 
 EXIT_MARGIN = 15.0  # seconds beyond ``cleanup_timeout`` that shutdown takes at the most once runs are over
 SMALLEST_LIMIT = 16  # items in flight for each worker where the limit is automatic
-CHUNKS_IN_FLIGHT = 4  # the same, in chunks of a size that the user gives
+CHUNKS_IN_FLIGHT = 4  # the same, in chunks
+EAGER_PATIENCE = 0.1  # seconds that outcomes may wait where only a progress bar wants them
+MOST_PACES = 1024  # functions of which it is remembered what their items take
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +55,7 @@ class Engine:
         self.driver: Driver | None = None
         self.closed = False
         self._run_numbers = itertools.count()
+        self._paces: dict[int, Pace] = {}
         self._lock = threading.Lock()
 
     def start(self, owner: object) -> Driver:
@@ -96,12 +99,24 @@ class Engine:
     def make_run(self, driver: Driver, load: Load, options: RunOptions, chunksize: int | None, bar: Bar) -> Run:
         """Make a run, its in-flight limit and its chunk sizes."""
         limit = self.options.max_in_flight
-        options.widens, options.unit = limit is None, 0 if options.eager else chunksize or 0
+        options.widens = limit is None
+        if options.eager:
+            options.patience = EAGER_PATIENCE
+        else:
+            options.unit = chunksize or 0
+        most = MOST if limit is None else limit // (2 * driver.workers)
+        target = EAGER_SECONDS if options.eager else TARGET_SECONDS
+        chunking = Chunking(chunksize, most, self._pace(load), target)
         if limit is None:
-            limit = max(SMALLEST_LIMIT, CHUNKS_IN_FLIGHT * (chunksize or 1)) * driver.workers
-        chunking = Chunking(chunksize, MOST if options.widens else limit // (2 * driver.workers))
+            limit = max(SMALLEST_LIMIT, CHUNKS_IN_FLIGHT * max(chunksize or 1, chunking.size)) * driver.workers
         number = next(self._run_numbers)
         return Run(number, load, options, chunking=chunking, pressure=Backpressure(limit), bar=bar)
+
+    def _pace(self, load: Load) -> Pace:
+        """Give what is known of the items of a function."""
+        while len(self._paces) > MOST_PACES:
+            del self._paces[next(iter(self._paces))]
+        return self._paces.setdefault(load.function, Pace())
 
     def consume(
         self, owner: object, driver: Driver, run: Run, source: Iterator[Any], items: object

@@ -70,7 +70,8 @@ class RunOptions:
     eager: bool = False  # outcomes go to the caller together at the end, so none is held back for it
     timed: bool = False
     never_blocks: bool = False  # the input
-    unit: int = 0  # outcomes that are worth a message of their own; 0: those of 10 ms
+    unit: int = 0  # outcomes that are worth a message of their own, if any number is
+    patience: float = 0.01  # seconds for which outcomes may wait for others
     widens: bool = True  # the in-flight limit grows with the chunks
     pinned: Sequence[int] | None = None
 
@@ -220,7 +221,9 @@ class Run:
 
     def tell(self) -> None:
         """Wake who waits for what ``emit`` has put there: the consumer, and a feeder that has room now."""
-        if self._waits_for_block or (self.options.eager and self._waits_for_room):
+        pressure = self.pressure
+        has_room = self.options.eager and self._waits_for_room and pressure.room >= pressure.limit // 4
+        if self._waits_for_block or has_room:
             with self._changed:
                 self._changed.notify_all()
 

@@ -12,9 +12,11 @@ from dataclasses import dataclass, field
 from typing import NamedTuple, TypeAlias
 
 from poolinject._scheduling.backpressure import ReorderBuffer
-from poolinject._scheduling.chunking import PREFETCH_SECONDS, Chunking
+from poolinject._scheduling.chunking import Chunking
 
 WINDOW = 64  # chunks in flight to one worker, at the most
+PREFETCH_SECONDS = 0.02  # of work that a worker has ahead
+LONG_SECONDS = 0.1  # a chunk that takes longer is sent only to a worker that has nothing to do
 WORTH_SECONDS = 0.002  # of work that waits at a busy worker is worth taking to an idle one
 
 
@@ -268,7 +270,18 @@ class Scheduler:
                 actions.append(self._send(run, worker))
         return actions + self._balance()
 
-    def _balance(self) -> list[Action]:
+    @property
+    def is_uneven(self) -> bool:
+        """Whether a worker has nothing to do while another has more than one item."""
+        return any(worker.ready and not worker.chunks for worker in self.workers) and any(
+            self._waiting(worker) for worker in self.workers
+        )
+
+    def waited(self) -> list[Action]:
+        """Nothing has come for a while: where it is uneven, items take longer than it seemed."""
+        return self._balance(0.0)
+
+    def _balance(self, worth: float = WORTH_SECONDS) -> list[Action]:
         """Where a worker has nothing to do, take back what waits at the one that has most of it.
 
         Chunks that it has not come to are taken whole, of the only one it has a half; so it always goes on with
@@ -280,7 +293,7 @@ class Scheduler:
         seconds = [sum(chunk.run.chunking.estimate(chunk.count - keep) for chunk, keep in parts) for parts in waiting]
         busiest = seconds.index(max(seconds))
         actions: list[Action] = []
-        for chunk, keep in waiting[busiest] if seconds[busiest] > WORTH_SECONDS else ():
+        for chunk, keep in waiting[busiest] if seconds[busiest] > worth else ():
             chunk.taken = True
             actions.append(TakeBack(busiest, chunk.slot, chunk.id, keep))
         return actions
@@ -309,8 +322,9 @@ class Scheduler:
 
     @staticmethod
     def _wants(worker: WorkerState) -> bool:
-        share = 0.5 if worker.full else 1.0
-        wants = not worker.chunks or (worker.load < share * PREFETCH_SECONDS and len(worker.chunks) < share * WINDOW)
+        share, ahead = 0.5 if worker.full else 1.0, len(worker.chunks)
+        wants = not ahead or (ahead == 1 and worker.load < LONG_SECONDS)
+        wants = wants or (worker.load < share * PREFETCH_SECONDS and ahead < share * WINDOW)
         worker.full = not wants
         return wants
 
@@ -327,7 +341,7 @@ class Scheduler:
             run.next += count
         self._chunks += 1
         seconds = run.chunking.estimate(count)
-        chunk = ChunkState(self._chunks, run, worker.slots.pop(), start, count, min(seconds, PREFETCH_SECONDS))
+        chunk = ChunkState(self._chunks, run, worker.slots.pop(), start, count, min(seconds, LONG_SECONDS))
         worker.load += chunk.seconds
         worker.chunks[chunk.id] = chunk
         run.in_flight += 1

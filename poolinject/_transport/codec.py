@@ -130,13 +130,17 @@ def encode_primitives(objects: Sequence[object]) -> bytes | None:
 
 
 class BatchWriter:
-    """Encodes the members of a batch one by one; classes and functions that go by value are shared among them."""
+    """Encodes the members of a batch one by one; classes and functions that go by value are shared among them.
+
+    Nobody can change an atom, so as long as there are only those, they wait to be encoded together.
+    """
 
     def __init__(self, what: str) -> None:
         self._what = what
         self._begin()
 
     def _begin(self) -> None:
+        self._atoms: list[object] = []
         self._file, self._lengths = io.BytesIO(), list[int]()
         self._file.write(_KIND.pack(_APART))
         self._shared: dict[int, tuple[int, Any]] = {}
@@ -144,13 +148,19 @@ class BatchWriter:
         self._pickler = SharingPickler(self._file, self._shared, shared_object)
 
     def __len__(self) -> int:
-        return len(self._lengths)
+        return len(self._lengths) + len(self._atoms)
 
     def add(self, member: object) -> None:
         """Encode one more; one that cannot be pickled is decoded as `Unsendable`."""
         if type(member) in _ATOMS:
-            self._lengths.append(self._file.write(pickle.dumps(member, PROTOCOL)))
+            if self._lengths:
+                self._add_atom(member)
+            else:
+                self._atoms.append(member)
             return
+        for atom in self._atoms:
+            self._add_atom(atom)
+        self._atoms.clear()
         start = self._file.tell()
         try:
             self._pickler.clear_memo()
@@ -163,6 +173,9 @@ class BatchWriter:
             raise
         except BaseException:  # noqa: BLE001 - user code may raise anything
             self._add_alone(member, start)
+
+    def _add_atom(self, atom: object) -> None:
+        self._lengths.append(self._file.write(pickle.dumps(atom, PROTOCOL)))
 
     def _add_alone(self, member: object, start: int) -> None:
         while len(self._shared) > self._in_table:
@@ -177,7 +190,10 @@ class BatchWriter:
 
     def take(self) -> tuple[bytes, int]:
         """Return the bytes of the batch and the number of its members, and begin another one."""
-        count = len(self._lengths)
+        count = len(self)
+        if self._atoms or not count:
+            atoms, self._atoms = self._atoms, []
+            return _HEAD.pack(_TOGETHER, count) + pickle.dumps(atoms, PROTOCOL), count
         self._file.write(self._table)
         self._file.write(struct.pack(f"<{count}q", *self._lengths))
         self._file.write(_TAIL.pack(len(self._table), count))

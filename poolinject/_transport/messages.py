@@ -99,7 +99,8 @@ class Warm:
 class Chunk(NamedTuple):
     """Consecutive items of one run. ``slot`` is its place in the control block of the worker.
 
-    ``unit``: so many outcomes are sent without waiting for others, ``0`` where they may wait for 10 ms.
+    ``unit``: so many outcomes are sent without waiting for others, if any number is; ``patience``: seconds for which
+    they may wait.
     ``stop_on_failure``: after a failure no further item of the run starts in this worker, in no chunk.
     """
 
@@ -110,6 +111,7 @@ class Chunk(NamedTuple):
     start: int
     attempt: int
     unit: int
+    patience: float
     stop_on_failure: bool
     timed: bool
     items: Sequence[Any]

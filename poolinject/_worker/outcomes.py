@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
     from poolinject._injection.generators import Failed as ItemFailed
 
-FLUSH_SECONDS = 0.01  # outcomes wait no longer than this for others of their chunk
-
 
 class Objects:
     """Results as they are, for a caller that shares the memory."""
@@ -168,7 +166,7 @@ class Work:
     def is_due(self, now: float) -> bool:
         """Tell whether outcomes should be sent before the chunk has ended."""
         count, unit = len(self._store), self.chunk.unit
-        return count > 0 and (now - self._began > FLUSH_SECONDS or 0 < unit <= count)
+        return count > 0 and (now - self._began > self.chunk.patience or 0 < unit <= count)
 
     def results(self, *, done: bool, sampled: tuple[tuple[str, int, float], ...] = ()) -> Results | None:
         """Make the message of all outcomes so far; ``None`` where they must be packed first."""
