@@ -9,7 +9,7 @@ import anyio
 
 from poolinject._injection import generators
 from poolinject._injection.codegen import compile_generated, generate
-from poolinject._injection.event_loop import enter
+from poolinject._injection.loop_thread import enter
 from poolinject._injection.runtime import TOOLS
 from poolinject._injection.scopes import CleanupFailure, SharedScope
 

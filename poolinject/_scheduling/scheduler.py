@@ -16,6 +16,7 @@ from poolinject._scheduling.chunking import Chunking
 
 WINDOW = 64  # chunks in flight to one worker, at the most
 PREFETCH_SECONDS = 0.02  # of work that a worker has ahead
+PREFETCH_BYTES = 1 << 22  # the same, beyond one chunk
 LONG_SECONDS = 0.1  # a chunk that takes longer is sent only to a worker that has nothing to do
 WORTH_SECONDS = 0.002  # of work that waits at a busy worker is worth taking to an idle one
 
@@ -106,13 +107,14 @@ class ChunkState:
     start: int
     count: int
     seconds: float
+    weight: float
     reported: int = 0
     taken: bool = False
 
 
 @dataclass(slots=True)
 class WorkerState:
-    """One slot for a worker; ``load`` is what its chunks may take, in seconds.
+    """One slot for a worker; ``load`` is what its chunks may take in seconds, ``weight`` what they may be in bytes.
 
     A worker that has its fill wants nothing until half of it is done, so that chunks go out several at a time.
     """
@@ -120,6 +122,7 @@ class WorkerState:
     id: int
     ready: bool = False
     load: float = 0.0
+    weight: float = 0.0
     full: bool = False
     chunks: dict[int, ChunkState] = field(default_factory=dict)
     slots: list[int] = field(default_factory=lambda: list(range(WINDOW)))
@@ -239,6 +242,7 @@ class Scheduler:
         del worker.chunks[chunk.id]
         worker.slots.append(chunk.slot)
         worker.load = worker.load - chunk.seconds if worker.chunks else 0.0  # no rest of rounding stays
+        worker.weight = worker.weight - chunk.weight if worker.chunks else 0.0
         chunk.run.in_flight -= 1
 
     @staticmethod
@@ -324,7 +328,8 @@ class Scheduler:
     def _wants(worker: WorkerState) -> bool:
         share, ahead = 0.5 if worker.full else 1.0, len(worker.chunks)
         wants = not ahead or (ahead == 1 and worker.load < LONG_SECONDS)
-        wants = wants or (worker.load < share * PREFETCH_SECONDS and ahead < share * WINDOW)
+        has_room = worker.load < share * PREFETCH_SECONDS and worker.weight < share * PREFETCH_BYTES
+        wants = wants or (has_room and ahead < share * WINDOW)
         worker.full = not wants
         return wants
 
@@ -341,8 +346,10 @@ class Scheduler:
             run.next += count
         self._chunks += 1
         seconds = run.chunking.estimate(count)
-        chunk = ChunkState(self._chunks, run, worker.slots.pop(), start, count, min(seconds, LONG_SECONDS))
+        weight = run.chunking.pace.size * count
+        chunk = ChunkState(self._chunks, run, worker.slots.pop(), start, count, min(seconds, LONG_SECONDS), weight)
         worker.load += chunk.seconds
+        worker.weight += weight
         worker.chunks[chunk.id] = chunk
         run.in_flight += 1
         return Send(worker.id, run.id, chunk.id, chunk.slot, start, count, again)

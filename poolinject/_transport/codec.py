@@ -8,13 +8,15 @@ which cannot be pickled or unpickled costs only itself. User code that runs on t
 from __future__ import annotations
 
 import io
+import itertools
 import pickle
 import struct
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from poolinject._transport.payloads import Arena, set_aside
 from poolinject._transport.picklers import (
     PROTOCOL,
     Buffer,
@@ -30,9 +32,11 @@ from poolinject.errors import TransportError
 
 # Together: the head, then one pickle of the list.
 # Apart: the kind, the pickles of the members, that of the table of shared objects, the length of each member (negative
-# for the two texts of a TransportError in its place), and the tail.
-_TOGETHER, _APART = 0, 1
+# for the two texts of a TransportError in its place), and the tail. Buffered: the same, and before the tail for each
+# member the number of its large buffers in the arena, the place and length of each buffer, and their number.
+_TOGETHER, _APART, _BUFFERED = 0, 1, 2
 _KIND = struct.Struct("<B")
+_BUFFERS = struct.Struct("<Q")  # number of buffers
 _HEAD = struct.Struct("<BQ")  # kind, number of members
 _TAIL = struct.Struct("<QQ")  # length of the table, number of members
 _ATOMS = frozenset((type(None), bool, int, float, str, bytes))
@@ -81,28 +85,28 @@ def encode(obj: object, what: str) -> bytes:
         raise TransportError(what, _encoding_failure(obj, error)) from None
 
 
-def decode(data: Buffer, what: str = "object") -> Any:
+def decode(data: Buffer, what: str = "object", buffers: Sequence[Buffer] = ()) -> Any:
     """Return the object of which *data* are the bytes.
 
     Raises:
         TransportError: If the object, called *what*, cannot be unpickled.
     """
     try:
-        return pickle.loads(data)
+        return pickle.loads(data, buffers=buffers)
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # noqa: BLE001 - user code may raise anything
         raise TransportError(what, _decoding_failure(error)) from None
 
 
-def encode_batch(objects: Sequence[object], what: str = "item") -> bytes:
+def encode_batch(objects: Sequence[object], what: str = "item", arena: Arena | None = None) -> bytes:
     """Return the bytes of all *objects*; one that cannot be pickled is decoded as `Unsendable`.
 
-    Members of a batch of primitives stay identical to each other where they were.
+    Members of a batch of primitives stay identical to each other where they were. Large buffers go to the arena.
     """
     data = encode_primitives(objects)
     if data is None:
-        writer = BatchWriter(what)
+        writer = BatchWriter(what, arena)
         for obj in objects:
             writer.add(obj)
         data, _ = writer.take()
@@ -135,17 +139,26 @@ class BatchWriter:
     Nobody can change an atom, so as long as there are only those, they wait to be encoded together.
     """
 
-    def __init__(self, what: str) -> None:
-        self._what = what
+    def __init__(self, what: str, arena: Arena | None = None) -> None:
+        self._what, self._arena = what, arena
         self._begin()
 
     def _begin(self) -> None:
+        self._places: list[tuple[int, int]] = []  # of buffers in the arena
+        self._counts: list[int] = []  # of them, for each member
         self._atoms: list[object] = []
         self._file, self._lengths = io.BytesIO(), list[int]()
         self._file.write(_KIND.pack(_APART))
         self._shared: dict[int, tuple[int, Any]] = {}
         self._table, self._in_table = b"", 0
-        self._pickler = SharingPickler(self._file, self._shared, shared_object)
+        self._make_pickler()
+
+    def _make_pickler(self) -> None:
+        callback = None if self._arena is None else self._keep_in_band
+        self._pickler = SharingPickler(self._file, self._shared, shared_object, callback)
+
+    def _keep_in_band(self, buffer: pickle.PickleBuffer) -> bool:
+        return self._arena is None or not set_aside(self._arena, buffer.raw(), self._places)
 
     def __len__(self) -> int:
         return len(self._lengths) + len(self._atoms)
@@ -161,32 +174,38 @@ class BatchWriter:
         for atom in self._atoms:
             self._add_atom(atom)
         self._atoms.clear()
-        start = self._file.tell()
+        start, placed = self._file.tell(), len(self._places)
         try:
             self._pickler.clear_memo()
             self._pickler.dump(member)
             if len(self._shared) > self._in_table:
                 self._table = dumps_by_value([obj for _, obj in self._shared.values()])
                 self._in_table = len(self._shared)
-            self._lengths.append(self._file.tell() - start)
+            self._count(self._file.tell() - start, len(self._places) - placed)
         except KeyboardInterrupt:
             raise
         except BaseException:  # noqa: BLE001 - user code may raise anything
-            self._add_alone(member, start)
+            self._add_alone(member, start, placed)
+
+    def _count(self, length: int, buffers: int = 0) -> None:
+        self._lengths.append(length)
+        self._counts.append(buffers)
 
     def _add_atom(self, atom: object) -> None:
-        self._lengths.append(self._file.write(pickle.dumps(atom, PROTOCOL)))
+        self._count(self._file.write(pickle.dumps(atom, PROTOCOL)))
 
-    def _add_alone(self, member: object, start: int) -> None:
+    def _add_alone(self, member: object, start: int, placed: int) -> None:
+        while self._arena is not None and len(self._places) > placed:
+            self._arena.drop(self._places.pop()[0])
         while len(self._shared) > self._in_table:
             self._shared.popitem()
-        self._pickler = SharingPickler(self._file, self._shared, shared_object)
+        self._make_pickler()
         self._file.seek(start)
         self._file.truncate()
         try:
-            self._lengths.append(self._file.write(encode(member, self._what)))
+            self._count(self._file.write(encode(member, self._what)))
         except TransportError as error:
-            self._lengths.append(-self._file.write(pickle.dumps((error.what, error.reason), PROTOCOL)))
+            self._count(-self._file.write(pickle.dumps((error.what, error.reason), PROTOCOL)))
 
     def take(self) -> tuple[bytes, int]:
         """Return the bytes of the batch and the number of its members, and begin another one."""
@@ -196,13 +215,20 @@ class BatchWriter:
             return _HEAD.pack(_TOGETHER, count) + pickle.dumps(atoms, PROTOCOL), count
         self._file.write(self._table)
         self._file.write(struct.pack(f"<{count}q", *self._lengths))
+        if self._places:
+            flat = [number for place in self._places for number in place]
+            self._file.write(struct.pack(f"<{count}I{len(flat)}Q", *self._counts, *flat))
+            self._file.write(_BUFFERS.pack(len(self._places)))
+            self._file.seek(0)
+            self._file.write(_KIND.pack(_BUFFERED))
+            self._file.seek(0, io.SEEK_END)
         self._file.write(_TAIL.pack(len(self._table), count))
         data = self._file.getvalue()
         self._begin()
         return data, count
 
 
-def decode_batch(data: Buffer, what: str = "item") -> list[Any]:
+def decode_batch(data: Buffer, what: str = "item", arena: Arena | None = None) -> list[Any]:
     """Return as many objects as were encoded; one that cannot be unpickled comes out as `Unsendable`.
 
     Where there is one, the list is a ``DamagedBatch``.
@@ -214,7 +240,7 @@ def decode_batch(data: Buffer, what: str = "item") -> list[Any]:
         if data[0] == _TOGETHER:
             _, count = _HEAD.unpack_from(data)
         else:
-            return _decode_apart(memoryview(data), what)
+            return _decode_apart(memoryview(data), what, arena)
     except (struct.error, IndexError) as error:
         raise TransportError("batch", _decoding_failure(error)) from None
     try:
@@ -224,9 +250,13 @@ def decode_batch(data: Buffer, what: str = "item") -> list[Any]:
     return members
 
 
-def _decode_apart(view: memoryview, what: str) -> list[Any]:
+def _decode_apart(view: memoryview, what: str, arena: Arena | None) -> list[Any]:
     table_size, count = _TAIL.unpack_from(view, len(view) - _TAIL.size)
-    lengths_start = len(view) - _TAIL.size - 8 * count
+    end = len(view) - _TAIL.size
+    buffers: Iterable[Sequence[Buffer]] = itertools.repeat(())
+    if view[0] == _BUFFERED and arena is not None:
+        end, buffers = _take_buffers(view, end, count, arena)
+    lengths_start = end - 8 * count
     lengths = struct.unpack_from(f"<{count}q", view, lengths_start)
     outer = _shared.objects, _shared.failure  # a batch may be decoded by the `__setstate__` of another one's member
     _shared.objects, _shared.failure = (), None
@@ -234,13 +264,22 @@ def _decode_apart(view: memoryview, what: str) -> list[Any]:
         if table_size:
             _load_table(view[lengths_start - table_size : lengths_start])
         members, start = [], _KIND.size
-        for length in lengths:
+        for length, own in zip(lengths, buffers, strict=False):
             end = start + abs(length)
-            members.append(_decode_member(view[start:end], what, failed=length < 0))
+            members.append(_decode_member(view[start:end], what, own, failed=length < 0))
             start = end
     finally:
         _shared.objects, _shared.failure = outer
     return DamagedBatch(members) if Unsendable in set(map(type, members)) else members
+
+
+def _take_buffers(view: memoryview, end: int, count: int, arena: Arena) -> tuple[int, list[list[Buffer]]]:
+    """Give where the part about buffers begins, and for each member its buffers, out of the arena."""
+    (total,) = _BUFFERS.unpack_from(view, end - _BUFFERS.size)
+    begin = end - _BUFFERS.size - 16 * total - 4 * count
+    numbers = struct.unpack_from(f"<{count}I{2 * total}Q", view, begin)
+    places = zip(numbers[count::2], numbers[count + 1 :: 2], strict=True)
+    return begin, [[arena.take(*next(places)) for _ in range(own)] for own in numbers[:count]]
 
 
 def _load_table(data: memoryview) -> None:
@@ -250,9 +289,9 @@ def _load_table(data: memoryview) -> None:
         _shared.failure = error.reason
 
 
-def _decode_member(data: memoryview, what: str, *, failed: bool) -> Any:
+def _decode_member(data: memoryview, what: str, buffers: Sequence[Buffer], *, failed: bool) -> Any:
     try:
-        member = decode(data, what)
+        member = decode(data, what, buffers)
     except TransportError as error:
         return Unsendable(error)
     return Unsendable(TransportError(*member)) if failed else member

@@ -54,9 +54,13 @@ class SharingPickler(pickle.Pickler):
     """
 
     def __init__(
-        self, file: io.BytesIO, shared: dict[int, tuple[int, Any]], reference: Callable[[int], object]
+        self,
+        file: io.BytesIO,
+        shared: dict[int, tuple[int, Any]],
+        reference: Callable[[int], object],
+        buffer_callback: Callable[[pickle.PickleBuffer], bool] | None = None,
     ) -> None:
-        super().__init__(file, PROTOCOL)
+        super().__init__(file, PROTOCOL, buffer_callback=buffer_callback)
         self.shared, self.reference = shared, reference
 
     def reducer_override(self, obj: Any) -> Any:

@@ -24,6 +24,7 @@ from poolinject._transport.messages import (
 )
 
 if TYPE_CHECKING:
+    from poolinject._transport.payloads import Arena
     from poolinject._transport.picklers import Buffer
 
 CHUNK, RESULTS, RETURNED, SETUP, LOAD, FORGET, WARM, STOP, READY, STOPPED = range(10)
@@ -32,12 +33,12 @@ _RETURNED = struct.Struct("<QQ")
 _RESULTS = struct.Struct("<QQQd?QQ")
 
 
-def encode_to_worker(message: ToWorker | Setup) -> list[Buffer]:
-    """Write one frame; an item that cannot be pickled arrives as ``Unsendable``."""
+def encode_to_worker(message: ToWorker | Setup, arena: Arena | None = None) -> list[Buffer]:
+    """Write one frame; an item that cannot be pickled arrives as ``Unsendable``. Large buffers go to the arena."""
     match message:
         case Chunk():
             header = _CHUNK.pack(*message[:-1])
-            return frames.pack(CHUNK, header, codec.encode_batch(message.items))
+            return frames.pack(CHUNK, header, codec.encode_batch(message.items, "item", arena))
         case Load(function, name, _, blob):
             return frames.pack(LOAD, pickle.dumps((function, name, blob)))
         case Forget(function):
@@ -50,10 +51,10 @@ def encode_to_worker(message: ToWorker | Setup) -> list[Buffer]:
             return frames.pack(STOP)
 
 
-def decode_in_worker(kind: int, body: Buffer) -> ToWorker | Setup:
+def decode_in_worker(kind: int, body: Buffer, arena: Arena | None = None) -> ToWorker | Setup:
     """Read one frame."""
     if kind == CHUNK:
-        items = codec.decode_batch(memoryview(body)[_CHUNK.size :])
+        items = codec.decode_batch(memoryview(body)[_CHUNK.size :], "item", arena)
         number, run, slot, function, start, attempt, unit, patience, stop_on_failure, timed = _CHUNK.unpack_from(body)
         return Chunk(number, run, slot, function, start, attempt, unit, patience, stop_on_failure, timed, items)
     if kind == LOAD:
@@ -102,10 +103,10 @@ def _encode_results(message: Results) -> list[Buffer]:
     return frames.pack(RESULTS, _RESULTS.pack(*head, len(values), len(rest)), values, rest)
 
 
-def decode_from_worker(kind: int, body: Buffer) -> FromWorker:
+def decode_from_worker(kind: int, body: Buffer, arena: Arena | None = None) -> FromWorker:
     """Read one frame; a result that cannot be unpickled becomes the failure of its item."""
     if kind == RESULTS:
-        return _decode_results(memoryview(body))
+        return _decode_results(memoryview(body), arena)
     if kind == RETURNED:
         return Returned(*_RETURNED.unpack(body))
     if kind == READY:
@@ -114,17 +115,18 @@ def decode_from_worker(kind: int, body: Buffer) -> FromWorker:
     return Stopped(tuple((provider, remote_errors.unpack_error(error)) for provider, error in packed))
 
 
-def _decode_results(body: memoryview) -> Results:
+def _decode_results(body: memoryview, arena: Arena | None) -> Results:
     chunk, start, size, seconds, done, values_length, rest_length = _RESULTS.unpack_from(body)
-    middle = _RESULTS.size + values_length
-    values = codec.decode_batch(body[_RESULTS.size : middle], "result")
+    middle, before = _RESULTS.size + values_length, 0 if arena is None else arena.moved
+    values = codec.decode_batch(body[_RESULTS.size : middle], "result", arena)
     failures: list[Failed] = []
     each: tuple[float, ...] = ()
     sampled: tuple[tuple[str, int, float], ...] = ()
     if rest_length:
         packed, each, sampled = pickle.loads(body[middle:])
         failures = [Failed(offset, remote_errors.unpack_error(error), *rest) for offset, error, *rest in packed]
-    results = Results(chunk, start, size, values, tuple(failures), seconds, each, done, sampled, len(body))
+    weight = len(body) + (0 if arena is None else arena.moved - before)
+    results = Results(chunk, start, size, values, tuple(failures), seconds, each, done, sampled, weight)
     return guard(results) if isinstance(values, codec.DamagedBatch) else results
 
 

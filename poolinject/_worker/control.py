@@ -11,6 +11,8 @@ import mmap
 import os
 import tempfile
 
+from poolinject._transport.payloads import Arena
+
 SLOTS = 64  # chunks in flight to one worker, at the most
 WORDS = 3 * SLOTS
 SIZE = 8 * WORDS
@@ -55,20 +57,22 @@ def private_control() -> Control:
     return Control(bytearray(SIZE))
 
 
-def shared_control() -> tuple[Control, int]:
-    """Make a block for a worker process, and a file descriptor to hand to it; the file has no name."""
+def shared_memory(size: int) -> int:
+    """Make a file without a name, to be mapped here and handed to a worker process."""
     if hasattr(os, "memfd_create"):
         fd = os.memfd_create("poolinject", os.MFD_CLOEXEC)
     else:
         with tempfile.TemporaryFile() as file:
             fd = os.dup(file.fileno())
-    os.ftruncate(fd, SIZE)
-    return Control(mmap.mmap(fd, SIZE)), fd
+    os.ftruncate(fd, size)
+    return fd
 
 
-def received_control(fd: int) -> Control:
-    """Open the block that the caller has handed over; the descriptor is closed."""
-    try:
-        return Control(mmap.mmap(fd, SIZE))
-    finally:
-        os.close(fd)
+def map_control(fd: int) -> Control:
+    """Open a block."""
+    return Control(mmap.mmap(fd, SIZE))
+
+
+def map_arena(fd: int) -> Arena:
+    """Open an arena."""
+    return Arena(mmap.mmap(fd, 0))

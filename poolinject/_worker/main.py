@@ -12,7 +12,7 @@ from poolinject._injection.runtime import Runtime
 from poolinject._transport import wire
 from poolinject._transport.frames import FrameReader
 from poolinject._transport.messages import Chunk, Forget, Load, Ready, Setup, Stop, Stopped, ToWorker, Warm
-from poolinject._worker.control import received_control
+from poolinject._worker.control import map_arena, map_control
 from poolinject._worker.lifecycle import Terminated
 from poolinject._worker.monitor import Monitor
 from poolinject._worker.outbox import Outbox
@@ -71,13 +71,16 @@ class Worker:
         return self._outbox.write(wait=False) or is_busy
 
     def _messages(self) -> Iterator[ToWorker | Setup]:
-        data, descriptors, _, _ = socket.recv_fds(self._connection, RECEIVE_SIZE, 1)
+        data, descriptors, _, _ = socket.recv_fds(self._connection, RECEIVE_SIZE, 3)
         if not descriptors:  # the caller was gone before it had said anything
             return
-        self._control = received_control(descriptors[0])
+        self._control = map_control(descriptors[0])
+        self._incoming, self._outgoing = map(map_arena, descriptors[1:])
+        for descriptor in descriptors:
+            os.close(descriptor)
         while data:
             for kind, body in self._frames.feed(data):
-                yield wire.decode_in_worker(kind, body)
+                yield wire.decode_in_worker(kind, body, self._incoming)
             data = self._receive()
 
     def _receive(self) -> bytes:
@@ -90,7 +93,7 @@ class Worker:
     def _follow(self, message: ToWorker | Setup) -> None:
         if isinstance(message, Setup):
             worker = WorkerContext(message.worker_id, message.generation, message.pool_name)
-            self._runner = Runner(Runtime(worker), self._control, self._outbox.put, pickles=True)
+            self._runner = Runner(Runtime(worker), self._control, self._outbox.put, pickles=True, arena=self._outgoing)
             self._outbox.put(Ready())
         elif self._runner is None:
             message_text = "a worker got work before its set-up"

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from poolinject._injection.generators import Failed as ItemFailed
+    from poolinject._transport.payloads import Arena
 
 
 class Objects:
@@ -47,9 +48,9 @@ class Primitives(Objects):
         del self._values[: len(taken)]
         return data, len(taken)
 
-    def packed(self) -> Packed:
+    def packed(self, arena: Arena | None) -> Packed:
         """Pickle each of them, on the thread that made them."""
-        packed = Packed()
+        packed = Packed(arena)
         for value in self._values:
             packed.add(value)
         self._values.clear()
@@ -59,8 +60,8 @@ class Primitives(Objects):
 class Packed:
     """Results pickled one by one, each by the thread that made it, when its item has ended."""
 
-    def __init__(self) -> None:
-        self._writer = codec.BatchWriter("result")
+    def __init__(self, arena: Arena | None) -> None:
+        self._writer = codec.BatchWriter("result", arena)
         self.add = self._writer.add
 
     def __len__(self) -> int:
@@ -118,22 +119,22 @@ class Work:
         self._paused = True
         self.cut(0)
 
-    def resume(self) -> bool:
+    def resume(self, arena: Arena | None) -> bool:
         """Go on after ``pause``, on the thread that runs the items; give whether there is anything to go on with."""
         if not self._paused or self._stopped:
             return False
         self._paused = False
-        self.pack()
+        self.pack(arena)
         with self.lock:
             done = self._offset + len(self._store)  # each item that was begun has come to something
             self._begin(done)
         return done < len(self.chunk.items)
 
-    def pack(self) -> None:
+    def pack(self, arena: Arena | None) -> None:
         """Pickle results one by one from here on, and those that there are; on the thread that runs the items."""
         with self.lock:
             if isinstance(self._store, Primitives):
-                self._store = self._store.packed()
+                self._store = self._store.packed(arena)
 
     @property
     def keep(self) -> Callable[[Any], None]:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from poolinject._injection.plan import Plan
     from poolinject._injection.runtime import Loop, Measured, Runtime
+    from poolinject._transport.payloads import Arena
     from poolinject._worker.control import Control
 
 QUICK_SECONDS = 5e-6  # for an item; the results of quicker ones are pickled together
@@ -53,10 +54,11 @@ class Runner:
         send: Callable[[FromWorker], None],
         *,
         pickles: bool = False,
+        arena: Arena | None = None,
         interruptible: bool = False,
     ) -> None:
         self.runtime, self._words, self._send = runtime, control.words, send
-        self._pickles = pickles  # the results are on their way to another process
+        self._pickles, self._arena = pickles, arena  # the results are on their way to another process
         self._interruptible = interruptible  # on the caller's own thread
         self._functions: dict[int, Loaded] = {}
         self._work: Work | None = None
@@ -112,7 +114,7 @@ class Runner:
         if function.measured is not None:
             self._go(function.measured.loop, work, most=1)
         self._go(function.loop, work)
-        while work.resume():
+        while work.resume(self._arena):
             self.look()
             self._go(function.loop, work)
         with self._sending:
@@ -121,7 +123,7 @@ class Runner:
             results = work.results(done=True, sampled=sampled)
             if results is None:
                 function.has_primitives = False
-                work.pack()
+                work.pack(self._arena)
                 results = work.results(done=True, sampled=sampled)
             if results is not None:
                 self._send(results)
@@ -133,7 +135,7 @@ class Runner:
     def _store(self, function: Loaded) -> Objects | Packed:
         if not self._pickles:
             return Objects()
-        return Primitives() if function.is_quick and function.has_primitives else Packed()
+        return Primitives() if function.is_quick and function.has_primitives else Packed(self._arena)
 
     def _go(self, loop: Loop, work: Work, most: int | None = None) -> None:
         """Go through the items, with a fresh copy of the context for each that changed the one before."""

@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Literal
 from poolinject._transport import wire
 from poolinject._transport.frames import FrameReader
 from poolinject._transport.messages import Chunk, FromWorker, Setup, ToWorker
-from poolinject._worker.control import SLOTS, shared_control
+from poolinject._transport.payloads import SPAN
+from poolinject._worker.control import SIZE as CONTROL_SIZE
+from poolinject._worker.control import SLOTS, map_arena, map_control, shared_memory
 from poolinject.backends._launch import available_start_methods, launch
 from poolinject.backends._private_files import close_private, private_socketpair
 from poolinject.backends._waker import Waker
@@ -33,18 +35,19 @@ class Peer:
 
     def __init__(self, setup: Setup, start_method: str, preload: Sequence[str]) -> None:
         self.setup = setup
-        self.control, control_fd = shared_control()
+        shared = [shared_memory(size) for size in (CONTROL_SIZE, SPAN, SPAN)]
+        self.control, self.outgoing, self.incoming = map_control(shared[0]), map_arena(shared[1]), map_arena(shared[2])
         self.connection, theirs = private_socketpair()
         try:
-            socket.send_fds(self.connection, [b"".join(wire.encode_to_worker(setup))], [control_fd])
+            socket.send_fds(self.connection, [b"".join(wire.encode_to_worker(setup))], shared)
             self.process = launch(start_method, theirs, preload)
         except BaseException:
-            close_private(self.connection)
-            self.control.close()
+            self._close_shared()
             raise
         finally:
             close_private(theirs)
-            os.close(control_fd)
+            for fd in shared:
+                os.close(fd)
         self.connection.settimeout(0)
         self.frames = FrameReader()
         self.out: deque[Buffer] = deque()
@@ -80,15 +83,19 @@ class Peer:
                 data = b""
             self.at_end = not data
             for kind, body in self.frames.feed(data):
-                yield wire.decode_from_worker(kind, body)
+                yield wire.decode_from_worker(kind, body, self.incoming)
             if not everything:
                 return
 
     def close(self) -> None:
         """Close the files of a worker."""
-        close_private(self.connection)
-        self.control.close()
+        self._close_shared()
         self.process.close()
+
+    def _close_shared(self) -> None:
+        close_private(self.connection)
+        for memory in (self.control, self.outgoing, self.incoming):
+            memory.close()
 
 
 class ProcessBackend(Backend):
@@ -135,10 +142,11 @@ class ProcessBackend(Backend):
         peer = self._peers[worker_id]
         if isinstance(message, Chunk):
             peer.control.prepare(message.slot, message.start, len(message.items))
-        buffers = wire.encode_to_worker(message)
+        before = peer.outgoing.moved
+        buffers = wire.encode_to_worker(message, peer.outgoing)
         peer.out += buffers
         self._unwritten.add(worker_id)
-        return sum(map(len, buffers))
+        return sum(map(len, buffers)) + peer.outgoing.moved - before
 
     def _write(self, worker_id: int) -> None:
         """Write what the socket takes now, and have the selector tell when it takes more."""

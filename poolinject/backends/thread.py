@@ -8,7 +8,7 @@ import threading
 from collections import deque
 from typing import TYPE_CHECKING, Literal
 
-from poolinject._injection.event_loop import LoopThread
+from poolinject._injection.loop_thread import LoopThread
 from poolinject._injection.runtime import Runtime
 from poolinject._injection.scopes import SharedScope
 from poolinject._transport.messages import Chunk, Forget, FromWorker, Load, Ready, Stop, Stopped, ToWorker, Warm

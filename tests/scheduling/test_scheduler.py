@@ -44,7 +44,7 @@ def test_fast_chunks_are_sent_ahead_up_to_the_window() -> None:
     """A worker never waits for the caller between short chunks."""
     model = ready_model(1)
     run = model.open(limit=20_000)
-    model.scheduler.runs[run.id].chunking.weigh(1, 1 << 30)  # so large that they go one by one
+    model.scheduler.runs[run.id].chunking = Chunking(None, 1)
     model.read(run, 100)
     model.answer(next(iter(model.chunks)), 1, seconds=1e-6, done=True)
     assert len(model.chunks) == WINDOW

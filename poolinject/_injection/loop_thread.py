@@ -1,0 +1,164 @@
+"""Runs the async work of worker threads on one event loop, which has a thread of its own. Runs in the caller."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import contextvars
+import threading
+import types
+from typing import TYPE_CHECKING, Any
+
+from poolinject._injection.event_loop import STOP_TIMEOUT, wind_up
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator
+
+    from poolinject._injection.event_loop import Step
+
+LOOK_SECONDS = 1.0  # after so long a wait looks whether the loop's thread is still there
+
+
+class LoopThread:
+    """A loop on a thread of its own, for workers that are threads: async dependencies can be shared among them."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._lock = threading.Lock()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
+
+    def get(self) -> asyncio.AbstractEventLoop:
+        """Give the loop; its thread starts on first use."""
+        with self._lock:
+            if self._loop is None:
+                self._loop = asyncio.new_event_loop()
+                run = self._loop.run_forever
+                self._thread = threading.Thread(target=run, name=f"{self._name} event loop", daemon=True)
+                self._thread.start()
+            return self._loop
+
+    def is_current(self, loop: asyncio.AbstractEventLoop) -> bool:
+        """Tell whether a loop is this one and not being closed."""
+        return loop is self._loop
+
+    def wait_for(self, future: concurrent.futures.Future[Any]) -> Any:
+        """Wait for what runs on the loop, as long as its thread is there."""
+        while True:
+            concurrent.futures.wait([future], timeout=LOOK_SECONDS)
+            if future.done() or self._thread is None or not self._thread.is_alive():
+                return future.result(0)
+
+    def host(self) -> ThreadHost:
+        """Make a new host; it costs nothing until it runs something."""
+        return ThreadHost(self)
+
+    def close(self) -> None:
+        """Cancel what is left and end the thread."""
+        with self._lock:
+            loop, thread, self._loop = self._loop, self._thread, None
+        if loop is None or thread is None:
+            return
+        asyncio.run_coroutine_threadsafe(wind_up(), loop).result(2 * STOP_TIMEOUT)
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join(STOP_TIMEOUT)
+        loop.close()
+
+
+class ThreadHost:
+    """A task on a ``LoopThread``; the calling thread waits while it works."""
+
+    def __init__(self, loop: LoopThread) -> None:
+        self._loop = loop
+        self._steps: asyncio.Queue[tuple[Step, asyncio.Future[Any]]] | None = None
+
+    def run(self, coroutine: Step) -> Any:
+        """Run a coroutine to its end on the loop's thread, in one context for all the coroutines of an item.
+
+        What it sets in a ``ContextVar`` is set here too afterwards.
+        """
+        loop = self._loop.get()
+        context = _async_context()
+        try:
+            ok, value = self._loop.wait_for(
+                asyncio.run_coroutine_threadsafe(self._ask(enter(coroutine, context)), loop)
+            )
+        finally:
+            for variable, new in context.items():
+                if variable.get(_MISSING) is not new:
+                    variable.set(new)
+        if ok:
+            return value
+        raise value
+
+    async def _ask(self, step: Step) -> Any:
+        if self._steps is None:
+            self._steps = asyncio.Queue()
+            self._task = asyncio.create_task(self._serve(self._steps), name="poolinject host")
+        done: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._steps.put_nowait((step, done))
+        return await done
+
+    async def _serve(self, steps: asyncio.Queue[tuple[Step, asyncio.Future[Any]]]) -> None:
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101 - tells mypy
+        cancelled: asyncio.CancelledError | None = None
+        while True:
+            try:
+                step, done = await steps.get()
+            except asyncio.CancelledError as error:
+                if not self._loop.is_current(task.get_loop()):
+                    raise
+                task.uncancel()
+                cancelled = error  # between two steps, say by a task group: the next wait is told
+                continue
+            if cancelled is not None:
+                task.cancel(*cancelled.args)
+                cancelled = None
+            await _answer(step, done)
+
+
+_MISSING = object()
+_context_of_item: contextvars.ContextVar[contextvars.Context] = contextvars.ContextVar("poolinject_async_context")
+
+
+def _async_context() -> contextvars.Context:
+    """Give the context that the coroutines of this item run in, brought up to date."""
+    context = _context_of_item.get(None)
+    if context is None:
+        context = contextvars.copy_context()
+        _context_of_item.set(context)
+        return context
+    for variable, value in contextvars.copy_context().items():
+        if context.get(variable, _MISSING) is not value:
+            context.run(variable.set, value)
+    return context
+
+
+async def _answer(step: Step, done: asyncio.Future[Any]) -> None:
+    try:
+        value = await step
+    except BaseException as error:  # noqa: BLE001 - it belongs to the code that asked
+        if not done.done():
+            done.set_result((False, error))
+    else:
+        if not done.done():
+            done.set_result((True, value))
+
+
+@types.coroutine
+def enter(coroutine: Step, context: contextvars.Context) -> Generator[Any, Any, Any]:
+    """Run a coroutine in a context of its own, inside the task that awaits this."""
+    step: Callable[..., Any] = coroutine.send
+    value: Any = None
+    while True:
+        try:
+            waits_for = context.run(step, value)
+        except StopIteration as stop:
+            return stop.value
+        try:
+            value = yield waits_for
+        except BaseException as error:  # noqa: BLE001 - cancellation included
+            step, value = coroutine.throw, error
+        else:
+            step = coroutine.send
