@@ -18,6 +18,9 @@ from pathlib import Path
 from poolinject.backends._boot import fork
 
 FIT, UNFIT, STALE = 1, 2, 3
+TASKS = Path("/proc/self/task")
+"""Lists the threads of the process, also those of libraries; a system without it, like macOS, hides what is unfit."""
+
 Stamp = tuple[int, int]
 
 
@@ -70,19 +73,16 @@ def _stamp(file: str) -> Stamp | None:
 
 
 def _open_files() -> set[tuple[int, int, int]]:
-    """Tell open files by number, device and inode; nothing where the system has no list of them."""
+    """Tell open files by number, device and inode."""
     found = set()
-    with contextlib.suppress(OSError):
-        for number in [int(entry.name) for entry in Path("/dev/fd").iterdir()]:
-            with contextlib.suppress(OSError):  # the one that was the list
-                state = os.fstat(number)
-                found.add((number, state.st_dev, state.st_ino))
+    for number in [int(entry.name) for entry in Path("/proc/self/fd").iterdir()]:
+        with contextlib.suppress(OSError):  # the one that was the list
+            state = os.fstat(number)
+            found.add((number, state.st_dev, state.st_ino))
     return found
 
 
 def _has_children() -> bool:
-    if not hasattr(os, "waitid"):
-        return False
     try:
         os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
     except ChildProcessError:
@@ -107,11 +107,7 @@ def _has_threads() -> bool:
 
 
 def _count_threads() -> int:
-    """Count the threads of the system, where it tells of them."""
-    try:
-        return len(list(Path("/proc/self/task").iterdir()))
-    except OSError:
-        return 1
+    return len(list(TASKS.iterdir()))
 
 
 def renew_randomness() -> None:

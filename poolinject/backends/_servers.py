@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 from poolinject.backends._boot import RECORD
 from poolinject.backends._forkserver import ACCEPTED, SERVER_ENTRY, Request
-from poolinject.backends._imports import FIT, UNFIT
+from poolinject.backends._imports import FIT, TASKS, UNFIT
 from poolinject.backends._interpreter import absolute_path, arguments, folder, spawn
 from poolinject.backends._private_files import close_private, private_socketpair
 from poolinject.backends._worker_process import WorkerProcess
@@ -100,7 +100,7 @@ def _server_with(imports: Request) -> Server | None:
     """Give a process that has made these imports, if they can be made; ``None`` where one died. Needs the lock."""
     server = _running_server()
     modules = tuple(imports.modules)
-    if not modules or modules in _unfit:
+    if not modules or modules in _unfit or not TASKS.exists():
         return server
     if _template is not None and _template.imports == imports and _import(_template.server, imports) == FIT:
         return _template.server

@@ -202,6 +202,17 @@ def test_slow_import_is_given_up_in_time(module: Callable[..., str], monkeypatch
     assert {worker.ask("parent") for worker in workers} == {_server_pid()}
 
 
+def test_without_a_list_of_threads_nothing_is_imported_ahead(
+    module: Callable[..., str], imports: Callable[[], list[int]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Where a system does not tell whether a fork is safe, workers import for themselves."""
+    monkeypatch.setattr(_servers, "TASKS", tmp_path / "nowhere")
+    worker = Started("forkserver", module())
+    assert worker.ask("parent") == _server_pid()
+    assert imports() == []
+    assert _end(worker) == [0]
+
+
 @pytest.mark.parametrize("victim", ["template", "server"])
 def test_killed_process_is_replaced(victim: str, module: Callable[..., str], imports: Callable[[], list[int]]) -> None:
     """The next worker comes from a new one, whichever has died."""

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Annotated, Any
 
+import fastapi
 import pytest
 
 from poolinject import Depends, Failure, InjectedPool, PlanError, TransportError, WorkerContext
@@ -71,7 +72,7 @@ def test_modules_of_providers_and_of_functions_by_value_count(
     """What a lambda, a partial or a provider needs is imported ahead as well."""
     module, provider = write(""), write("def provide():\n    return 1\n")
 
-    def tell(item: int, one: int = Depends(provider.provide)) -> Any:
+    def tell(item: int, one: int = fastapi.Depends(provider.provide)) -> Any:
         return module.tell(item)
 
     tell.__module__ = "__main__"  # as a script's or a notebook's
