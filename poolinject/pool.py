@@ -225,8 +225,9 @@ class InjectedPool:
         A future that is cancelled before its item has started never runs. Done-callbacks run on the pool's thread and
         must not wait for the pool.
         """
-        load = self._engine.functions.load(self._plan(func, "starmap"))
-        driver = self._engine.start(self)
+        plan = self._plan(func, "starmap")
+        load = self._engine.functions.load(plan)
+        driver = self._engine.start(self, plan)
         options = RunOptions(ordered=False, fail_fast=False)
         run = self._engine.make_run(driver, load, options, None, Bar(None, None))
         future: Future[Value] = Future()
@@ -239,8 +240,9 @@ class InjectedPool:
 
     def broadcast(self, func: Callable[..., Any]) -> dict[int, Outcome]:
         """Call ``func``, all of whose parameters are injected, once on every worker; give the outcomes by worker id."""
-        load = self._engine.functions.load(self._plan(func, "broadcast"))
-        driver = self._engine.start(self)
+        plan = self._plan(func, "broadcast")
+        load = self._engine.functions.load(plan)
+        driver = self._engine.start(self, plan)
         options = RunOptions(fail_fast=False, eager=True, timed=True, pinned=range(driver.workers))
         run = self._engine.make_run(driver, load, options, 1, Bar(None, None))
         items = [None] * driver.workers
@@ -307,8 +309,9 @@ class InjectedPool:
     ) -> tuple[consuming.Consumption, consuming.Convert | None]:
         _options.run(chunksize, progress, on_error)
         source = _options.iterator(items)
-        load = self._engine.functions.load(self._plan(func, call))
-        driver = self._engine.start(self)
+        plan = self._plan(func, call)
+        load = self._engine.functions.load(plan)
+        driver = self._engine.start(self, plan)
         options.fail_fast = on_error == "raise"
         run = self._engine.make_run(driver, load, options, chunksize, Bar(progress, items))
         consumption = self._engine.consume(self, driver, run, source, items)

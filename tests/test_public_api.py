@@ -2,6 +2,8 @@
 
 import inspect
 import pkgutil
+import subprocess
+import sys
 from importlib.resources import files
 from types import ModuleType
 from typing import get_type_hints
@@ -42,13 +44,27 @@ each_name = pytest.mark.parametrize("name", poolinject.__all__)
 
 def test_all_is_exactly_what_is_public() -> None:
     """No name without underscore is left out of ``__all__``, none is there that does not exist."""
-    found = {
-        name
-        for name, value in vars(poolinject).items()
-        if not name.startswith("_") and not isinstance(value, ModuleType)
-    }
+    public = {name for name in dir(poolinject) if not name.startswith("_")}
+    found = {name for name in public if not isinstance(getattr(poolinject, name), ModuleType)}
     assert set(poolinject.__all__) == found
     assert list(poolinject.__all__) == sorted(poolinject.__all__)
+
+
+def test_a_name_is_imported_on_first_use() -> None:
+    """Who only declares dependencies does not pay for the pool, nor for what a run alone needs."""
+    script = (
+        "import sys, poolinject\n"
+        "assert not [name for name in sys.modules if name.startswith('poolinject.')], sys.modules\n"
+        "from poolinject import Depends\n"
+        "assert 'poolinject.pool' not in sys.modules\n"
+        "assert poolinject.errors.PlanError is poolinject.PlanError\n"
+        "assert not hasattr(poolinject, 'no_such_name')\n"
+        "from poolinject import *\n"
+        "assert InjectedPool is poolinject.pool.InjectedPool\n"
+        "late = {'tqdm', 'multiprocessing', 'poolinject.backends.process'}\n"
+        "assert not late & set(sys.modules), late & set(sys.modules)\n"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=20)
 
 
 def test_contract_is_kept() -> None:

@@ -21,6 +21,7 @@ from poolinject.errors import LifetimeError, PoolClosedError
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from poolinject._injection.plan import Plan
     from poolinject._scheduling.functions import Functions
     from poolinject._scheduling.progress import Bar
     from poolinject._scheduling.shutdown import Mode
@@ -58,8 +59,10 @@ class Engine:
         self._paces: dict[int, Pace] = {}
         self._lock = threading.Lock()
 
-    def start(self, owner: object) -> Driver:
+    def start(self, owner: object, plan: Plan | None = None) -> Driver:
         """Start the workers, or give what has been started; *owner* dying ends them.
+
+        Workers that are started here may have the modules of *plan* and of what is to be warmed imported ahead.
 
         Raises:
             PoolClosedError: If shutdown has begun.
@@ -70,20 +73,22 @@ class Engine:
             if self.closed:
                 raise PoolClosedError(options.name)
             if self.driver is None:
-                warm = [self._load_warm(provider) for provider in options.warm]
-                count = self.backend.start(options.name, options.workers, ())
+                plans = [self._plan_warm(provider) for provider in options.warm]
+                warm = [self.functions.load(each) for each in plans]
+                preload = self.functions.modules(plans if plan is None else [*plans, plan])
+                count = self.backend.start(options.name, options.workers, preload)
                 self.driver = Driver(self.backend, count, warm, options.cleanup_timeout, options.name)
                 weakref.finalize(owner, _end_at_exit, self.driver, options.cleanup_timeout)
                 if options.handle_signals:
                     signals.watch(self.driver, options.cleanup_timeout)
             return self.driver
 
-    def _load_warm(self, provider: Provider) -> Load:
+    def _plan_warm(self, provider: Provider) -> Plan:
         plan = self.functions.plan(provider, "get")
         if not plan.steps or not isinstance(plan.steps[-1], Fetch):
             problem = "only what outlives an item can be warmed, but this has lifetime 'item'"
             raise LifetimeError(("warm", plan.name), problem, "Give it the lifetime 'worker' or 'pool'")
-        return self.functions.load(plan)
+        return plan
 
     def wait_started(self, driver: Driver) -> None:
         """Wait until every worker is ready and warm.

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from poolinject._injection.planner import Planner
 from poolinject._injection.registry import Registry, identity
 from poolinject._injection.signature import without_partial
-from poolinject._transport.functions import pack_function
+from poolinject._transport.functions import modules_of, pack_function
 from poolinject._transport.messages import Load
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Mapping
+    from collections.abc import Hashable, Mapping, Sequence
 
     from poolinject._injection.plan import Call, Plan
     from poolinject.markers import Lifetime, Provider
@@ -77,6 +77,12 @@ class Functions:
             if number is None:
                 number = _keep(self._numbers, blob.digest, next(self._counter))
         return Load(number, plan.name, blob=blob.data)
+
+    def modules(self, plans: Sequence[Plan]) -> list[str]:
+        """Name the modules that workers import for these plans; none where they share the caller's."""
+        if self._by_reference:
+            return []
+        return modules_of(function for plan in plans for function in (plan.function, *plan.providers))
 
     def _number_of(self, plan: Plan) -> int:
         """Give the number of a plan that is kept, a new one of any other."""

@@ -7,18 +7,22 @@ from __future__ import annotations
 
 import dis
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
+import sys
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
-from types import CodeType, FunctionType, MethodType
+from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
 from poolinject._transport.codec import decode, encode
-from poolinject._transport.picklers import Buffer, safe_text
+from poolinject._transport.picklers import Buffer, is_importable, safe_text
 from poolinject.errors import TransportError
 
 Member = tuple[str, Any]  # a label and the object it stands for
 
+_WITH_MODULE = (ModuleType, FunctionType, MethodType, partial, type)
+_IN_EVERY_WORKER = frozenset((*sys.builtin_module_names, "fastapi", "poolinject", "typing"))
 _CLASS_INTERNALS = frozenset(("__dict__", "__weakref__", "__doc__", "__module__", "__annotations__"))
 
 
@@ -54,6 +58,28 @@ def load_function(data: Buffer, name: str = "function") -> tuple[Callable[..., A
     """
     func, plan = decode(data, f"function `{name}`" if name != "function" else name)
     return func, plan
+
+
+def modules_of(functions: Iterable[object]) -> list[str]:
+    """Name the modules that a worker imports when it loads these functions, as far as their code tells.
+
+    Those that every worker has imported already are left out.
+    """
+    modules: dict[str, None] = {}
+    seen: set[int] = set()
+    ahead = deque(functions)
+    while ahead:
+        value = ahead.popleft()
+        kind = value if isinstance(value, _WITH_MODULE) else type(value)
+        if id(kind) in seen:
+            continue
+        seen.add(id(kind))
+        name = kind.__name__ if isinstance(kind, ModuleType) else getattr(kind, "__module__", None)
+        if isinstance(kind, (MethodType, partial)) or not (isinstance(name, str) and is_importable(name)):
+            ahead.extend(member for _, member in _members("", kind))
+        elif name.partition(".")[0] not in _IN_EVERY_WORKER:
+            modules[name] = None
+    return list(modules)
 
 
 def function_name(func: object) -> str:

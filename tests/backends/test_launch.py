@@ -2,166 +2,25 @@
 
 from __future__ import annotations
 
-import json
 import os
 import select
 import signal
 import socket
-import stat
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, ClassVar
 
 import pytest
 
-from poolinject.backends import _launch
-from poolinject.backends._launch import UNKNOWN, WorkerProcess, available_start_methods, launch
+from poolinject.backends import _servers
+from poolinject.backends._launch import UNKNOWN, WorkerProcess, available_start_methods
 from poolinject.backends._private_files import close_private, private_socketpair
 from poolinject.errors import BackendUnavailableError
-
-PATIENCE = 20.0
-METHODS = ["forkserver", "spawn", "fork"]
-REFUSE_TO_FORK = """
-from poolinject.backends import _forkserver
-def fork(): raise OSError(11, "no more processes")
-_forkserver.fork = fork
-"""
+from tests.backends.answering import ENTRY, PATIENCE, Started, exists, vanishes
 
 pytestmark = pytest.mark.timeout(30)
-
-
-def answer(connection_fd: int) -> None:
-    """Entry of the workers of this module: do as each line says until the caller is gone."""
-    with socket.socket(fileno=connection_fd) as connection, connection.makefile("rw", encoding="utf-8") as stream:
-        for line in stream:
-            reply = COMMANDS[line.strip()]()
-            stream.write(json.dumps(reply) + "\n")
-            stream.flush()
-
-
-def _tell() -> dict[str, Any]:
-    return {
-        "pid": os.getpid(),
-        "path": sys.path,
-        "argv": sys.argv,
-        "cwd": str(Path.cwd()),
-        "environ": dict(os.environ),
-        "stdin": os.fstat(0).st_rdev == Path(os.devnull).stat().st_rdev and sys.stdin.read() == "",
-        "main_file": getattr(sys.modules["__main__"], "__file__", None),
-        "sigint_ignored": signal.getsignal(signal.SIGINT) is signal.SIG_IGN,
-        "sigterm_default": signal.getsignal(signal.SIGTERM) is signal.SIG_DFL,
-        "modules": [name for name in ("wave", "sched") if name in sys.modules],
-        "sockets": sum(_is_socket(fd) for fd in range(3, 200)),
-        "inheritable": [fd for fd in range(3, 200) if _is_socket(fd) and os.get_inheritable(fd)],
-    }
-
-
-def _is_socket(fd: int) -> bool:
-    try:
-        return stat.S_ISSOCK(os.fstat(fd).st_mode)
-    except OSError:
-        return False
-
-
-def _fail() -> None:
-    raise RuntimeError("a worker failed as it was told")
-
-
-def _leave_grandchild() -> int:
-    return subprocess.Popen([sys.executable, "-S", "-c", "import time; time.sleep(25)"], close_fds=False).pid
-
-
-COMMANDS: dict[str, Callable[[], Any]] = {
-    "tell": _tell,
-    "fail": _fail,
-    "exit 0": lambda: sys.exit(0),
-    "exit 3": lambda: sys.exit(3),
-    "exit text": lambda: sys.exit("a last word"),
-    "exit none": sys.exit,
-    "grandchild": _leave_grandchild,
-}
-
-
-class Started:
-    """A worker together with the caller's end of its connection."""
-
-    all: ClassVar[list[Started]] = []
-
-    def __init__(self, method: str, *preload: str) -> None:
-        self.connection, theirs = private_socketpair()
-        self.connection.settimeout(PATIENCE)
-        try:
-            self.process: WorkerProcess = launch(method, theirs, (__name__, *preload))
-        except BaseException:
-            close_private(self.connection)
-            raise
-        finally:
-            close_private(theirs)
-        self.all.append(self)
-
-    def send(self, command: str) -> None:
-        """Give a command that gets no answer."""
-        self.connection.sendall(f"{command}\n".encode())
-
-    def ask(self, command: str) -> Any:
-        """Give a command and wait for its answer."""
-        self.send(command)
-        with self.connection.makefile(encoding="utf-8") as stream:
-            return json.loads(stream.readline())
-
-    def end(self) -> int | None:
-        """Hang up, so that the entry returns; then give the exit code."""
-        close_private(self.connection)
-        code = self.process.wait(PATIENCE)
-        self.process.kill(signal.SIGKILL)
-        self.process.close()
-        return code
-
-
-@pytest.fixture(autouse=True)
-def _entry(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(_launch, "WORKER_ENTRY", f"{__name__}:answer")
-    yield
-    while Started.all:
-        Started.all.pop().end()
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _last_server() -> Iterator[None]:
-    yield
-    _launch.stop_server()
-
-
-@pytest.fixture
-def _fresh_server() -> Iterator[None]:
-    """Start without a server, and leave none that this test has altered."""
-    _launch.stop_server()
-    yield
-    _launch.stop_server()
-
-
-@pytest.fixture(params=METHODS)
-def method(request: pytest.FixtureRequest) -> str:
-    """Each start method."""
-    name: str = request.param
-    return name
-
-
-def _exists(pid: int) -> bool:
-    """Whether the process is there, be it as a zombie."""
-    return Path(f"/proc/{pid}").exists()
-
-
-def _vanishes(pid: int) -> bool:
-    deadline = time.monotonic() + PATIENCE
-    while _exists(pid) and time.monotonic() < deadline:
-        select.select([], [], [], 0.01)
-    return not _exists(pid)
 
 
 def _is_readable(fd: int) -> bool:
@@ -169,8 +28,8 @@ def _is_readable(fd: int) -> bool:
 
 
 def _server() -> WorkerProcess:
-    assert _launch._server is not None
-    return _launch._server.process
+    assert _servers._server is not None
+    return _servers._server.process
 
 
 def test_forkserver_is_the_default() -> None:
@@ -242,7 +101,7 @@ def test_handle_closed_early_knows_nothing(method: str) -> None:
     assert worker.ask("tell")["pid"] == worker.process.pid
     assert worker.process.wait(0) is None
     worker.end()
-    assert _vanishes(worker.process.pid)
+    assert vanishes(worker.process.pid)
 
 
 def test_worker_sees_the_surroundings_of_the_caller(
@@ -302,7 +161,7 @@ def test_forked_process_of_the_user_holds_no_private_file() -> None:
         worker.process.kill(signal.SIGKILL)
         null = Path(os.devnull).stat().st_rdev
         replaced = all(os.fstat(end.fileno()).st_rdev == null for end in (ours, theirs))
-        os._exit(0 if replaced and _launch._server is None and worker.process.poll() == UNKNOWN else 1)
+        os._exit(0 if replaced and _servers._server is None and worker.process.poll() == UNKNOWN else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
     assert worker.ask("tell")["pid"] == worker.process.pid
     assert worker.end() == 0
@@ -318,7 +177,7 @@ def test_grandchild_does_not_delay_the_report(method: str) -> None:
     try:
         worker.process.kill(signal.SIGKILL)
         assert worker.process.wait(PATIENCE) == -signal.SIGKILL
-        assert _exists(grandchild)
+        assert exists(grandchild)
     finally:
         os.kill(grandchild, signal.SIGKILL)
     worker.end()
@@ -328,7 +187,7 @@ def test_ended_worker_is_no_zombie_and_is_not_signalled(method: str, monkeypatch
     """An ended worker disappears without a call on its handle, whose pid then gets no signal any more."""
     worker = Started(method)
     worker.send("exit 0")
-    assert _vanishes(worker.process.pid)
+    assert vanishes(worker.process.pid)
     monkeypatch.setattr(os, "kill", lambda *_: pytest.fail("signalled"))
     monkeypatch.setattr(signal, "pidfd_send_signal", lambda *_: pytest.fail("signalled"))
     worker.process.kill(signal.SIGKILL)
@@ -342,7 +201,7 @@ def test_without_waitid_and_pidfd_all_works_the_same(method: str, monkeypatch: p
     worker = Started(method)
     worker.process.kill(signal.SIGTERM)
     assert worker.end() == -signal.SIGTERM
-    assert _vanishes(worker.process.pid)
+    assert vanishes(worker.process.pid)
 
 
 def test_children_of_the_user_are_not_reaped(method: str) -> None:
@@ -373,8 +232,8 @@ def test_one_server_serves_every_launch() -> None:
     assert _server() is server
     assert [worker.end() for worker in workers] == [0, 0, 0]
     assert server.poll() is None
-    _launch.stop_server()
-    assert _vanishes(server.pid)
+    _servers.stop_server()
+    assert vanishes(server.pid)
 
 
 @pytest.mark.usefixtures("_fresh_server")
@@ -382,20 +241,10 @@ def test_server_that_was_let_go_reports_its_last_workers() -> None:
     """Letting the server go costs no worker its exit code."""
     worker = Started("forkserver")
     pid = _server().pid
-    _launch.stop_server()
+    _servers.stop_server()
     worker.send("exit 3")
     assert worker.end() == 3
-    assert _vanishes(pid)
-
-
-@pytest.mark.usefixtures("_fresh_server")
-def test_server_preloads_what_a_request_names() -> None:
-    """Modules are imported before the fork, also by a server that is running; one that fails to import is ignored."""
-    first = Started("forkserver", "wave", "no_such_module_anywhere")
-    second = Started("forkserver", "sched")
-    assert first.ask("tell")["modules"] == ["wave"]
-    assert second.ask("tell")["modules"] == ["wave", "sched"]
-    assert [first.end(), second.end()] == [0, 0]
+    assert vanishes(pid)
 
 
 @pytest.mark.usefixtures("_fresh_server")
@@ -409,8 +258,8 @@ def test_killed_server_is_replaced_and_its_workers_end() -> None:
     assert _server() is not old
     assert replacement.ask("tell")["pid"] == replacement.process.pid
     assert orphan.process.wait(PATIENCE) == UNKNOWN
-    assert _vanishes(orphan.process.pid)
-    assert _vanishes(old.pid)
+    assert vanishes(orphan.process.pid)
+    assert vanishes(old.pid)
     orphan.end()
     assert replacement.end() == 0
 
@@ -430,7 +279,7 @@ def test_server_ignores_ctrl_c() -> None:
 def test_silent_server_is_given_up_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """A server that does not answer is an error after a bounded time."""
     Started("forkserver").end()
-    monkeypatch.setattr(_launch, "START_TIMEOUT", 0.2)
+    monkeypatch.setattr(_servers, "START_TIMEOUT", 0.2)
     os.kill(_server().pid, signal.SIGSTOP)
     try:
         with pytest.raises(BackendUnavailableError, match=r"within 0\.2 s"):
@@ -442,7 +291,7 @@ def test_silent_server_is_given_up_in_time(monkeypatch: pytest.MonkeyPatch) -> N
 @pytest.mark.usefixtures("_fresh_server")
 def test_server_that_cannot_start_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     """A server that ends at once is noticed at once."""
-    monkeypatch.setattr(_launch, "SERVER_ENTRY", f"{__name__}:answer_not")
+    monkeypatch.setattr(_servers, "SERVER_ENTRY", f"{__name__}:answer_not")
     with pytest.raises(BackendUnavailableError, match="fork server ended"):
         Started("forkserver")
 
@@ -458,29 +307,11 @@ def test_interpreter_that_is_missing_is_an_error(monkeypatch: pytest.MonkeyPatch
 
 def _open_files() -> int:
     """Count the files of this process once the reporters of ended workers are gone."""
-    server = f"poolinject-wait-{_server().pid}" if _launch._server else ""
+    server = f"poolinject-wait-{_server().pid}" if _servers._server else ""
     for thread in threading.enumerate():
         if thread.name.startswith("poolinject-wait") and thread.name != server:
             thread.join(PATIENCE)
     return len(os.listdir("/proc/self/fd"))  # noqa: PTH208 - only counted
-
-
-@pytest.mark.usefixtures("_fresh_server")
-@pytest.mark.parametrize(
-    ("text", "problem"),
-    [
-        (REFUSE_TO_FORK, "no process could be started: .*unavailable"),
-        ("import os\nos._exit(9)\n", "ended while it forked"),
-    ],
-)
-def test_server_that_cannot_fork_is_an_error(
-    text: str, problem: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A server that fails or ends after it took a request is an error, since a worker may have been started."""
-    (tmp_path / "harmful_preload.py").write_text(text)
-    monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(BackendUnavailableError, match=problem):
-        Started("forkserver", "harmful_preload")
 
 
 def test_caller_that_cannot_fork_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -517,8 +348,8 @@ def test_interrupted_request_costs_the_server_but_no_worker(monkeypatch: pytest.
 
 def test_busy_server_lock_is_given_up_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """Waiting for another thread's request is bounded too."""
-    monkeypatch.setattr(_launch, "START_TIMEOUT", 0.1)
-    with _launch._server_lock, pytest.raises(BackendUnavailableError, match=r"within 0\.1 s"):
+    monkeypatch.setattr(_servers, "START_TIMEOUT", 0.1)
+    with _servers._lock, pytest.raises(BackendUnavailableError, match=r"within 0\.1 s"):
         Started("forkserver")
 
 
@@ -570,17 +401,17 @@ def test_server_and_workers_end_with_a_killed_caller(tmp_path: Path) -> None:
     script = tmp_path / "caller.py"
     script.write_text(
         "import os, signal, socket\n"
-        "from poolinject.backends import _launch\n"
-        f"_launch.WORKER_ENTRY = {__name__ + ':answer'!r}\n"
+        "from poolinject.backends import _launch, _servers\n"
+        f"_launch.WORKER_ENTRY = {ENTRY!r}\n"
         "ours, theirs = socket.socketpair()\n"
         "worker = _launch.launch('forkserver', theirs)\n"
-        "print(worker.pid, _launch._server.process.pid, flush=True)\n"
+        "print(worker.pid, _servers._server.process.pid, flush=True)\n"
         "os.kill(os.getpid(), signal.SIGKILL)\n"
     )
     environ = {**os.environ, "PYTHONPATH": os.pathsep.join(map(os.path.abspath, sys.path))}
     done = subprocess.run([sys.executable, script], env=environ, stdout=subprocess.PIPE, timeout=PATIENCE, check=False)
     assert done.returncode == -signal.SIGKILL
-    assert all(_vanishes(int(pid)) for pid in done.stdout.split())
+    assert all(vanishes(int(pid)) for pid in done.stdout.split())
 
 
 def test_nothing_warns_at_the_end_of_the_program(tmp_path: Path) -> None:
@@ -588,7 +419,7 @@ def test_nothing_warns_at_the_end_of_the_program(tmp_path: Path) -> None:
     script = tmp_path / "caller.py"
     script.write_text(
         "from poolinject.backends import _launch, _private_files\n"
-        f"_launch.WORKER_ENTRY = {__name__ + ':answer'!r}\n"
+        f"_launch.WORKER_ENTRY = {ENTRY!r}\n"
         "for method in _launch.available_start_methods():\n"
         "    ours, theirs = _private_files.private_socketpair()\n"
         "    worker = _launch.launch(method, theirs)\n"

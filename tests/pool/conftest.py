@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from poolinject import InjectedPool
+from poolinject.backends import _servers
 
 PATIENCE = 5.0  # seconds in which what is on its way out must be gone
 SHARED = Path("/dev/shm")  # noqa: S108 - looked at, not written to
@@ -29,6 +30,7 @@ def _no_leaks(_lasting: None) -> Iterator[None]:
     """Compare files, threads, processes and shared memory before and after."""
     before = _resources()
     yield
+    _servers.stop_template()  # it outlasts a pool, on purpose, to serve the next one
     deadline = time.monotonic() + PATIENCE
     while leaked := _resources() - before:
         assert time.monotonic() < deadline, f"left behind: {sorted(leaked)}"

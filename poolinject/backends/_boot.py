@@ -1,0 +1,134 @@
+"""The first steps and the end of a started process. The reporting of its end is shared with the caller."""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+import os
+import re
+import signal
+import socket
+import struct
+import sys
+import traceback
+import warnings
+from collections.abc import Callable
+from importlib import import_module
+from typing import NoReturn
+
+UNKNOWN = 255
+"""The exit code of a worker whose end nobody saw."""
+
+WORKER_ENTRY = "poolinject._worker.main:main"
+BOOT = f"import sys; sys.path[:] = sys.argv[4 : 4 + int(sys.argv[3])]; from {__name__} import boot; boot()"
+"""The ``-c`` text of a fresh interpreter. Arguments: entry, connection, length of the path, path, caller's argv.
+
+They travel one by one, because the system limits each argument to 128 KB but all together to megabytes.
+"""
+
+RECORD = struct.Struct("q")
+
+
+def send_record(status: socket.socket, value: int) -> None:
+    """Write one record; a reader that is gone does not matter."""
+    with contextlib.suppress(OSError):
+        status.send(RECORD.pack(value))
+
+
+def observe_exit(pid: int, flags: int = 0) -> int | None:
+    """Wait for a child and give its exit code; with ``os.WNOHANG``, ``None`` while it runs.
+
+    Where the system can, the ended child stays unreaped, so that its pid is not used again before `reap`.
+    """
+    try:
+        if hasattr(os, "waitid"):
+            end = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT | flags)
+            if end is None:
+                return None
+            return end.si_status if end.si_code == os.CLD_EXITED else -end.si_status
+        ended, wait_status = os.waitpid(pid, flags)
+        return os.waitstatus_to_exitcode(wait_status) if ended else None
+    except ChildProcessError:  # the program ignores SIGCHLD, or waits for children that are not its own
+        return UNKNOWN
+
+
+def reap(pid: int) -> None:
+    """Free the pid of a child that `observe_exit` saw end."""
+    if hasattr(os, "waitid"):
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(pid, 0)
+
+
+def fork() -> int:
+    """Fork without the warning about threads, which Python 3.12 and later give in the calling process.
+
+    The filter names this module alone and stays: putting filters back would race with other threads.
+    """
+    flush_stdio()
+    warnings.filterwarnings(
+        "ignore", "This process .* is multi-threaded", DeprecationWarning, module=re.escape(__name__)
+    )
+    return os.fork()
+
+
+def flush_stdio() -> None:
+    """Flush standard output and error, whatever stands in their place."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(Exception):
+            stream.flush()
+
+
+def reset_signals() -> None:
+    """Ignore SIGINT, which a terminal sends to the whole group; give SIGTERM and SIGCHLD their defaults."""
+    signal.set_wakeup_fd(-1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGCHLD})
+
+
+def find_entry(entry: str) -> Callable[[int], object]:
+    """Import the function that ``module:function`` names."""
+    module, _, name = entry.partition(":")
+    found: Callable[[int], object] = getattr(import_module(module), name)
+    return found
+
+
+def boot() -> None:
+    """Run the entry in a fresh interpreter, which then ends as any program does."""
+    entry, connection_fd, path_length = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+    del sys.argv[: 4 + path_length]
+    os.set_inheritable(connection_fd, False)  # noqa: FBT003 - takes no keyword
+    reset_signals()
+    find_entry(entry)(connection_fd)
+
+
+def become_worker(entry: str, connection_fd: int, leave_behind: Callable[[], None]) -> NoReturn:
+    """Run the entry in a forked process and end it; nothing returns or rises into the stack that forked.
+
+    Standard output and error are flushed; ``atexit`` functions are not run, since most were registered by
+    the process that forked.
+    """
+    code = 1
+    try:
+        leave_behind()
+        reset_signals()
+        contextvars.Context().run(find_entry(entry), connection_fd)
+        code = 0
+    except SystemExit as end:
+        code = _exit_status(end)
+    except BaseException:  # noqa: BLE001 - this is the last frame of the process
+        traceback.print_exc()
+    finally:
+        flush_stdio()
+        os._exit(code)
+
+
+def _exit_status(end: SystemExit) -> int:
+    """Give the status that the interpreter gives for this exception."""
+    if end.code is None:
+        return 0
+    if isinstance(end.code, int):
+        return end.code & 0xFF
+    print(end.code, file=sys.stderr)  # noqa: T201 - as the interpreter does
+    return 1

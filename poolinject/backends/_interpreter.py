@@ -1,0 +1,75 @@
+"""A fresh interpreter, and the surroundings that it takes over from the caller. Runs in the caller."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+
+from poolinject.backends._boot import BOOT
+from poolinject.backends._private_files import close_private, private_socketpair
+from poolinject.backends._worker_process import WorkerProcess, watch
+
+
+def spawn(connection: socket.socket, entry: str) -> WorkerProcess:
+    """Run the entry in a fresh interpreter that gets *connection*."""
+    flags: list[str] = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined] # noqa: SLF001
+    fd, path = connection.fileno(), absolute_path()
+    boot = ["-c", BOOT, entry, str(fd), str(len(path)), *path, *arguments()]
+    ours, reporter = private_socketpair()
+    try:
+        with sigint_blocked():
+            process = subprocess.Popen(  # noqa: S603
+                [_executable(), *flags, *boot],
+                stdin=subprocess.DEVNULL,
+                pass_fds=(fd,),
+                cwd=None if folder() else os.sep,  # Python 3.13.0 does not start in a folder that is gone
+                env=dict(os.environ),
+            )
+            process.returncode = 0  # the reporter waits for it: the object shall neither wait nor warn
+            return watch(process.pid, ours, reporter)
+    except BaseException:
+        close_private(reporter, ours)
+        raise
+
+
+def _executable() -> str:
+    """Give the interpreter, or what ``multiprocessing.set_executable`` has put in its place."""
+    spawning = sys.modules.get("multiprocessing.spawn")
+    return os.fsdecode((spawning.get_executable() if spawning else sys.executable) or "")
+
+
+@contextlib.contextmanager
+def sigint_blocked() -> Iterator[None]:
+    """Let a new process start with SIGINT blocked: Ctrl-C may not end it before it can ignore it."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def folder() -> str | None:
+    """Give the working folder, ``None`` where it was removed."""
+    try:
+        return os.getcwd()  # noqa: PTH109 - a text is what travels
+    except OSError:
+        return None
+
+
+def absolute_path() -> list[str]:
+    """Give the import path with its relative entries fixed to the present folder."""
+    entries: list[object] = list(sys.path)  # programs put other things there, too
+    texts = [entry for entry in entries if isinstance(entry, str) and "\0" not in entry]
+    with contextlib.suppress(OSError):
+        return [os.path.abspath(entry) for entry in texts]  # noqa: PTH100 - "" is the present folder
+    return texts
+
+
+def arguments() -> list[str]:
+    """Give the arguments of the program as texts."""
+    return [str(argument) for argument in getattr(sys, "argv", ())]

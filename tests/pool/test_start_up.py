@@ -1,0 +1,162 @@
+"""How workers come by the modules of a run's functions, and that work begins with the first worker."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import time
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+from typing import Annotated, Any
+
+import fastapi
+import pytest
+
+from poolinject import Depends, Failure, InjectedPool, PlanError, TransportError, WorkerContext
+from tests.conftest import Kind
+
+PATIENCE = 20.0
+FUNCTIONS = """
+import os, threading
+def tell(item):
+    return os.getpid(), os.getppid(), threading.active_count()
+"""
+ELSEWHERE = "if os.environ['POOLINJECT_TEST_CALLER'] != str(os.getpid()):\n    "
+GATE = "POOLINJECT_TEST_GATE"
+_numbers = itertools.count()
+
+
+@pytest.fixture
+def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], ModuleType]:
+    """Give a function that writes a module which notes its imports, and imports it here."""
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("POOLINJECT_TEST_CALLER", str(os.getpid()))
+
+    def write_module(text: str) -> ModuleType:
+        name = f"functions_of_a_run_{next(_numbers)}"
+        note = f"import os\nwith open({str(tmp_path / 'imports')!r}, 'a') as f:\n    print(os.getpid(), file=f)\n"
+        (tmp_path / f"{name}.py").write_text(note + text + FUNCTIONS)
+        return import_module(name)
+
+    return write_module
+
+
+@pytest.fixture
+def imports(tmp_path: Path) -> Callable[[], list[int]]:
+    """Give a function that tells which processes but this one have imported modules, one for each time."""
+    own = os.getpid()
+    return lambda: [pid for pid in map(int, (tmp_path / "imports").read_text().split()) if pid != own]
+
+
+def test_a_module_is_imported_once_for_all_workers_and_pools(
+    process: Kind, write: Callable[[str], ModuleType], imports: Callable[[], list[int]]
+) -> None:
+    """Four workers and a second pool come from the process that has made the imports."""
+    module = write("")
+    pids, parents = set(), set()
+    for _ in range(2):
+        with process.pool(4) as pool:
+            for pid, parent, _threads in pool.imap_unordered(module.tell, range(200), chunksize=1):
+                pids.add(pid)
+                parents.add(parent)
+    assert len(pids) > 2
+    assert len(parents) == 1
+    assert imports() == list(parents)
+
+
+def test_modules_of_providers_and_of_functions_by_value_count(
+    process: Kind, write: Callable[[str], ModuleType], imports: Callable[[], list[int]]
+) -> None:
+    """What a lambda, a partial or a provider needs is imported ahead as well."""
+    module, provider = write(""), write("def provide():\n    return 1\n")
+
+    def tell(item: int, one: int = fastapi.Depends(provider.provide)) -> Any:
+        return module.tell(item)
+
+    tell.__module__ = "__main__"  # as a script's or a notebook's
+    with process.pool(3) as pool:
+        parents = {parent for _, parent, _ in pool.map(tell, range(60), chunksize=1)}
+    assert len(parents) == 1
+    assert imports() == [*parents, *parents]
+
+
+def test_a_module_that_fails_on_import_fails_its_items_only(
+    process: Kind, write: Callable[[str], ModuleType], imports: Callable[[], list[int]]
+) -> None:
+    """The items say why, and the pool goes on."""
+    module = write(f"{ELSEWHERE}raise RuntimeError('not here')\n")
+    with process.pool(2) as pool:
+        failures = pool.map(module.tell, range(4), on_error="return")
+        assert {type(failure) for failure in failures} == {Failure}
+        for failure in failures:
+            assert failure.phase == "transport"
+            assert isinstance(failure.error, TransportError)
+            assert "not here" in str(failure.error)
+        with pytest.raises(TransportError, match="not here"):
+            pool.map(module.tell, range(4))
+        assert pool.map(abs, [-1, -2]) == [1, 2]
+    assert imports()
+
+
+def test_a_module_that_starts_a_thread_has_it_in_every_worker(
+    process: Kind, write: Callable[[str], ModuleType], imports: Callable[[], list[int]]
+) -> None:
+    """It is imported by each of them, since no fork would keep the thread."""
+    module = write(
+        f"import threading\n{ELSEWHERE}threading.Thread(target=threading.Event().wait, daemon=True).start()\n"
+    )
+    with process.pool(3) as pool:
+        told = pool.map(module.tell, range(60), chunksize=1)
+        assert pool.map(abs, [-1]) == [1]
+    assert {threads for _, _, threads in told} == {3}  # the main one, the module's, and the worker's monitor
+    assert {pid for pid, _, _ in told} <= set(imports())
+
+
+def test_an_edited_module_reaches_the_next_pool(process: Kind, write: Callable[[str], ModuleType]) -> None:
+    """Workers of a new pool have the file as it is, not as the last pool saw it."""
+    module = write("VALUE = 'old'\ndef value(item):\n    return VALUE\n")
+    with process.pool(2) as pool:
+        assert set(pool.map(module.value, range(10))) == {"old"}
+        place = Path(str(module.__file__))
+        place.write_text(place.read_text().replace("'old'", "'changed'"))
+        assert set(pool.map(module.value, range(10))) == {"old"}
+    with process.pool(2) as pool:
+        assert set(pool.map(module.value, range(10))) == {"changed"}
+
+
+def test_work_begins_with_the_first_worker_that_is_ready(
+    parallel: Kind, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that is slow to warm up holds nobody back."""
+    gate = tmp_path / "gate"
+    monkeypatch.setenv(GATE, str(gate))
+    pool = parallel.pool(2, lifetimes={wait_at_gate: "worker"}, warm=[wait_at_gate])
+    try:
+        assert pool.map(tell_worker, range(20)) == [1] * 20
+    finally:
+        gate.touch()
+        pool.shutdown()
+
+
+def test_nothing_is_started_for_what_cannot_run() -> None:
+    """A pool that is only made, or asked for what is declared wrongly, has started no process."""
+    with InjectedPool(2) as pool:
+        with pytest.raises(PlanError):
+            pool.map(lambda _item, missing: missing, [1])
+        assert pool.workers == ()
+
+
+def wait_at_gate(worker: WorkerContext) -> int:
+    """Be slow in worker 0: until the gate is opened."""
+    deadline = time.monotonic() + PATIENCE
+    while worker.worker_id == 0 and not Path(os.environ[GATE]).exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    return worker.worker_id
+
+
+def tell_worker(item: int, worker_id: Annotated[int, Depends(wait_at_gate)]) -> int:
+    """Say which worker runs the item."""
+    return worker_id
