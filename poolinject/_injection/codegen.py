@@ -3,9 +3,9 @@
 ``at`` says where the function is, so that one ``except`` serves every step: ``stages[at]`` names the phase, the
 provider and the generators that are open there. There are three forms:
 
-- ``"chunk"`` is what workers run: a loop over numbered items, which counts in shared memory what it has begun, gives
-  each result to ``keep`` and each ``Failed`` to ``fail``. It returns ``None`` at the end of the items, ``True`` where
-  the next item needs a fresh copy of the context, ``False`` where ``fail`` says that no further item is to start.
+- ``"chunk"`` is what workers run: a loop over numbered items, which counts in shared memory what it has begun, appends
+  each result to ``kept`` and gives each ``Failed`` to ``fail``. It returns ``None`` at the end of the items, ``True``
+  where the next item needs a fresh copy of the context, ``False`` where ``fail`` says that no further one is to start.
 - ``"call"`` takes one item and gives the result or a ``Failed``; it never raises.
 - ``"await"`` is the same as a coroutine function.
 """
@@ -70,7 +70,7 @@ def _identifier(text: str) -> str:
 
 
 HEADERS: dict[Form, str] = {
-    "chunk": "def {}(numbered, attempt, begun, place, keep, fail, context, clean):",
+    "chunk": "def {}(numbered, attempt, begun, place, kept, fail, context, clean):",
     "call": "def {}(item, index, attempt):",
     "await": "async def {}(item, index, attempt):",
 }
@@ -121,7 +121,7 @@ class _Writer:
             self.emit(f"if fail({failed}):")
             self.emit("return False", indent=3)
             self.emit("else:", indent=1)
-            self.emit("keep(result)")
+            self.emit("kept.append(result)")
             self.emit("if context != clean:", indent=1)
             self.emit("return True")
         else:
@@ -251,7 +251,7 @@ class _Writer:
 
 RESERVED = re.compile(
     r"[vgi]\d+|item|index|attempt|at|result|error|about|worker|stages|names|run|fetch|mark|spread|deepcopy|worker_scope|"
-    r"numbered|begun|place|keep|fail|context|clean|pool_scope|open_async|close_async|did_not_yield|did_not_stop|closing_failed|drive|drive_async|ItemContext|SecurityScopes|len|"
+    r"numbered|begun|place|kept|fail|context|clean|pool_scope|open_async|close_async|did_not_yield|did_not_stop|closing_failed|drive|drive_async|ItemContext|SecurityScopes|len|"
     r"BaseException|_"
 )
 

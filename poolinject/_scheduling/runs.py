@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from poolinject._transport.messages import Failed, Load
 
 READ_AT_ONCE = 8192  # items of an input that never blocks, between two looks at the driver's wishes
+YIELD_SECONDS = 1e-6  # gives another thread the interpreter
 WAIT_SECONDS = 1.0  # after so long each wait looks whether the driver is still there
 
 
@@ -153,6 +154,7 @@ class Run:
                 notify()
             if len(items) < wanted:
                 break
+            time.sleep(YIELD_SECONDS)  # or the driver would wait until this thread has read everything
         return count
 
     def _end_input(self, notify: Callable[[], None]) -> bool:

@@ -23,16 +23,16 @@ class Objects:
     """Results as they are, for a caller that shares the memory."""
 
     def __init__(self) -> None:
-        self._values: list[Any] = []
-        self.add: Callable[[Any], None] = self._values.append
+        self.values: list[Any] = []
+        self.add: Callable[[Any], None] = self.values.append
 
     def __len__(self) -> int:
-        return len(self._values)
+        return len(self.values)
 
     def take(self) -> tuple[Sequence[Any], int] | None:
         """Give what has been added and how much that is, and forget it."""
-        taken = self._values[:]
-        del self._values[: len(taken)]  # the other thread may have added to it
+        taken = self.values[:]
+        del self.values[: len(taken)]  # the other thread may have added to it
         return taken, len(taken)
 
 
@@ -41,19 +41,19 @@ class Primitives(Objects):
 
     def take(self) -> tuple[bytes, int] | None:
         """Pickle them; ``None`` where there are other objects among them."""
-        taken = self._values[:]
+        taken = self.values[:]
         data = codec.encode_primitives(taken)
         if data is None:
             return None
-        del self._values[: len(taken)]
+        del self.values[: len(taken)]
         return data, len(taken)
 
     def packed(self, arena: Arena | None) -> Packed:
         """Pickle each of them, on the thread that made them."""
         packed = Packed(arena)
-        for value in self._values:
+        for value in self.values:
             packed.add(value)
-        self._values.clear()
+        self.values.clear()
         return packed
 
 
@@ -137,13 +137,14 @@ class Work:
                 self._store = self._store.packed(arena)
 
     @property
-    def keep(self) -> Callable[[Any], None]:
-        """What takes the result of an item."""
+    def kept(self) -> list[Any] | Work:
+        """What the result of an item is appended to."""
         if self._is_quick and isinstance(self._store, Objects) and not self.chunk.timed:
-            return self._store.add  # the monitor heeds the bound
-        return self._keep
+            return self._store.values  # the monitor heeds the bound
+        return self
 
-    def _keep(self, value: Any) -> None:
+    def append(self, value: Any) -> None:
+        """Take the result of an item."""
         now = time.perf_counter()
         with self.lock:
             self._store.add(value)

@@ -139,7 +139,7 @@ class Runner:
 
     def _go(self, loop: Loop, work: Work, most: int | None = None) -> None:
         """Go through the items, with a fresh copy of the context for each that changed the one before."""
-        chunk, words, keep = work.chunk, self._words, work.keep
+        chunk, words, kept = work.chunk, self._words, work.kept
         numbered: Iterable[tuple[int, Any]] = work.numbered if most is None else itertools.islice(work.numbered, most)
         if isinstance(chunk.items, DamagedBatch):
             loop = _guarded(loop)
@@ -148,7 +148,7 @@ class Runner:
             context = contextvars.copy_context()
             try:
                 again = context.run(
-                    loop, numbered, chunk.attempt, words, 3 * chunk.slot + 1, keep, self._fail, context, context.copy()
+                    loop, numbered, chunk.attempt, words, 3 * chunk.slot + 1, kept, self._fail, context, context.copy()
                 )
             except Exception:  # noqa: BLE001, S112 - raised by a changed value that refuses to be compared
                 continue
@@ -212,13 +212,13 @@ def _guarded(loop: Loop) -> Loop:
     """Make a loop that fails the items which did not arrive."""
 
     def guarded(numbered: Iterable[tuple[int, Any]], attempt: int, begun: Any, place: int, *rest: Any) -> bool | None:
-        keep, fail, *contexts = rest
+        kept, fail, *contexts = rest
         for number, item in numbered:
             if type(item) is Unsendable:
                 begun[place] = number
                 ended = False if fail(ItemFailed(item.error, "transport", None)) else None
             else:
-                ended = loop([(number, item)], attempt, begun, place, keep, fail, *contexts)
+                ended = loop([(number, item)], attempt, begun, place, kept, fail, *contexts)
             if ended is not None:
                 return ended
         return None
@@ -230,7 +230,7 @@ def _failing(error: Exception) -> Loop:
     """Make a loop that fails every item."""
 
     def fail_each(
-        numbered: Iterable[tuple[int, Any]], _attempt: int, begun: Any, place: int, _keep: Any, fail: Any, *_: Any
+        numbered: Iterable[tuple[int, Any]], _attempt: int, begun: Any, place: int, _kept: Any, fail: Any, *_: Any
     ) -> bool | None:
         for begun[place], _item in numbered:
             if fail(ItemFailed(error, "transport", None)):

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from poolinject._transport.picklers import Buffer
 
 RECEIVE_SIZE = 1 << 18
+GATHER_SIZE = 1 << 14  # bytes of a message that is written at once
 MOST_BUFFERS = 64  # in one system call
 READ, WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
 
@@ -138,15 +139,19 @@ class ProcessBackend(Backend):
         self._selector.register(peer.process.sentinel, READ, (worker_id, "sentinel"))
 
     def send(self, worker_id: int, message: ToWorker) -> int:
-        """Encode; ``receive`` writes what has gathered, several messages in one system call."""
+        """Encode; ``receive`` writes what has gathered, several small messages in one system call."""
         peer = self._peers[worker_id]
         if isinstance(message, Chunk):
             peer.control.prepare(message.slot, message.start, len(message.items))
         before = peer.outgoing.moved
         buffers = wire.encode_to_worker(message, peer.outgoing)
         peer.out += buffers
-        self._unwritten.add(worker_id)
-        return sum(map(len, buffers)) + peer.outgoing.moved - before
+        size = sum(map(len, buffers))
+        if size < GATHER_SIZE:
+            self._unwritten.add(worker_id)
+        else:
+            self._write(worker_id)
+        return size + peer.outgoing.moved - before
 
     def _write(self, worker_id: int) -> None:
         """Write what the socket takes now, and have the selector tell when it takes more."""
