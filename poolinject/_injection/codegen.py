@@ -191,8 +191,8 @@ class _Writer:
     def call(self) -> None:
         plan = self.plan
         self.stage("call", None, self.opened(len(plan.steps)))
-        if plan.call == "map" and (plan.leading or plan.variadic):
-            item = f"{plan.leading[0]}=item" if plan.by_name else "item"
+        if plan.call == "map" and (plan.leading or plan.variadic) and not plan.item_inside:
+            item = "item"
         elif plan.call == "starmap":
             item = "*item" if plan.variadic else ", ".join(f"i{position}" for position in range(len(plan.leading)))
         else:

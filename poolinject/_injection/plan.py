@@ -66,7 +66,7 @@ Source: TypeAlias = FromStep | FromShared | FromItem | Constant | FromContext | 
 
 @dataclass(frozen=True, slots=True)
 class Argument:
-    """One argument of a call; ``name`` is ``None`` where it is passed by position."""
+    """One argument of a call; ``name`` is ``None`` where it is passed by position: many keywords are slow to match."""
 
     name: str | None
     source: Source
@@ -111,10 +111,11 @@ class Shared:
 class Plan:
     """Everything a worker needs to call ``function`` for an item.
 
-    ``leading`` names the parameters that the item, or the members of its tuple, fill, in order (``by_name`` where an
-    injected parameter comes before the one that takes the item); ``required`` is how
-    many members a tuple must have at least; ``variadic`` says that ``*args`` takes any number. ``spares`` fill the
-    members that a shorter tuple leaves out. ``tree`` is what ``explain`` draws.
+    ``leading`` names the parameters that the item, or the members of its tuple, fill, in order. They come first in the
+    call, before ``arguments``; only where an injected parameter precedes the one that takes the item is the item one of
+    the ``arguments`` (``item_inside``). ``required`` is how many members a tuple must have at least; ``variadic`` says
+    that ``*args`` takes any number. ``spares`` fill the members that a shorter tuple leaves out. ``tree`` is what
+    ``explain`` draws.
     """
 
     name: str
@@ -122,7 +123,7 @@ class Plan:
     function: Provider
     kind: Kind
     leading: tuple[str, ...]
-    by_name: bool
+    item_inside: bool
     required: int
     variadic: bool
     spares: tuple[Constant, ...]

@@ -103,8 +103,11 @@ class Draft:
         self.leading = tuple(parameter.name for parameter in leading)
         if call == "map" and parameters is not None and not takes_item(parameters, leading):
             raise validation.takes_no_item(site.path)
-        rest = [parameter for parameter in parameters or () if parameter not in leading]
-        arguments, branches = self.arguments(rest, site)
+        inside = bool(leading) and leading[0] is not (parameters or leading)[0]
+        variadic = parameters is None or any(p.kind is p.kind.VAR_POSITIONAL for p in parameters)
+        rest = [parameter for parameter in parameters or () if inside or parameter not in leading]
+        in_place = not variadic or call == "broadcast" or (call == "map" and bool(leading))
+        arguments, branches = self.arguments(rest, site, in_place=in_place)
         spares = tuple(_constant(parameter.default) for parameter in leading if parameter.default is not EMPTY)
         return Plan(
             name=name_of(function),
@@ -112,9 +115,9 @@ class Draft:
             function=function,
             kind=kind_of(function),
             leading=self.leading,
-            by_name=bool(leading) and leading[0] is not (parameters or leading)[0],
+            item_inside=inside,
             required=len(leading) - len(spares),
-            variadic=parameters is None or any(p.kind is p.kind.VAR_POSITIONAL for p in parameters),
+            variadic=variadic,
             spares=spares,
             steps=tuple(self.steps),
             shared=tuple(self.shared.values()),
@@ -132,18 +135,23 @@ class Draft:
             function=give,
             kind="call",
             leading=(),
-            by_name=False,
+            item_inside=False,
             required=0,
             variadic=False,
             spares=(),
             steps=tuple(self.steps),
             shared=tuple(self.shared.values()),
-            arguments=(Argument("value", source),),
+            arguments=(Argument(None, source),),
             tree=branch,
         )
 
-    def arguments(self, parameters: list[Declared], site: Site) -> tuple[tuple[Argument, ...], tuple[Branch, ...]]:
-        """Decide what fills each parameter, in signature order."""
+    def arguments(
+        self, parameters: list[Declared], site: Site, *, in_place: bool = True
+    ) -> tuple[tuple[Argument, ...], tuple[Branch, ...]]:
+        """Decide what fills each parameter, in signature order: by position up to the first that cannot be.
+
+        ``in_place`` says that the parameters before these, if any, are all filled by position, each exactly once.
+        """
         arguments: list[Argument] = []
         branches: list[Branch] = []
         for parameter in parameters:
@@ -155,9 +163,11 @@ class Draft:
                 branches.append(replace(branch, label=f"{parameter.name}: {branch.label}"))
             else:
                 source = self.plain(parameter, below)
-            by_position = parameter.kind is parameter.kind.POSITIONAL_ONLY
-            if by_position or not _is_own_default(source, parameter):
-                arguments.append(Argument(None if by_position else parameter.name, source))
+            only_by_position = parameter.kind is parameter.kind.POSITIONAL_ONLY
+            is_passed = only_by_position or not _is_own_default(source, parameter)
+            in_place = in_place and is_passed and parameter.by_position
+            if is_passed:
+                arguments.append(Argument(None if only_by_position or in_place else parameter.name, source))
         return tuple(arguments), tuple(branches)
 
     def plain(self, parameter: Declared, site: Site) -> Source:

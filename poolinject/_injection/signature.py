@@ -6,7 +6,9 @@ import asyncio
 import builtins
 import functools
 import inspect
+import itertools
 import sys
+import types
 import typing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
@@ -49,6 +51,7 @@ class Declared:
     depends: tuple[params.Depends, ...]
     default: Any
     own_default: bool  # Python itself fills it with ``default``
+    by_position: bool  # the code that runs takes it at this very place
 
     @property
     def variadic(self) -> bool:
@@ -104,10 +107,40 @@ def declared_parameters(call: Callable[..., Any]) -> tuple[Declared, ...] | None
     except ValueError:
         return None
     names = _Names(call)
-    return tuple(_declare(parameter, names) for parameter in signature.parameters.values())
+    taken = itertools.zip_longest(signature.parameters.values(), _taken_by_position(call)[: len(signature.parameters)])
+    return tuple(_declare(parameter, names, name) for parameter, name in taken)
 
 
-def _declare(parameter: inspect.Parameter, names: _Names) -> Declared:
+def _taken_by_position(call: Any) -> tuple[str, ...]:
+    """Name the parameters that the code which runs takes by position, in order; none where that is not known.
+
+    A ``__wrapped__`` or ``__signature__`` shows other parameters than the code has. Where both have the same name at
+    the same place, Python makes no difference between an argument by position and one by keyword; where they differ,
+    a wrapper may look into its ``kwargs``.
+    """
+    if type(call) is functools.partial:
+        names = _taken_by_position(call.func)[len(call.args) :]
+        return tuple(itertools.takewhile(lambda name: name not in call.keywords, names))
+    if type(call) is types.MethodType:
+        return _taken_by_position(call.__func__)[1:]
+    if type(call) is types.FunctionType:
+        return call.__code__.co_varnames[: call.__code__.co_argcount]
+    is_class = issubclass(type(call), type)
+    method = _constructor(call) if is_class else inspect.getattr_static(type(call), "__call__", None)
+    return _taken_by_position(method)[1:] if type(method) is types.FunctionType else ()
+
+
+def _constructor(cls: type) -> Any:
+    """Find the one method that takes the arguments of a class; ``None`` where there are two or the metaclass has it."""
+    if inspect.getattr_static(type(cls), "__call__") is not vars(type)["__call__"]:
+        return None
+    new, init = (inspect.getattr_static(cls, name) for name in ("__new__", "__init__"))
+    if new is vars(object)["__new__"]:
+        return init
+    return getattr(new, "__func__", None) if init is vars(object)["__init__"] else None
+
+
+def _declare(parameter: inspect.Parameter, names: _Names, taken: str | None) -> Declared:
     annotation = names.evaluate(parameter.annotation)
     default = parameter.default
     depends: list[params.Depends] = []
@@ -124,7 +157,8 @@ def _declare(parameter: inspect.Parameter, names: _Names) -> Declared:
     if isinstance(annotation, (str, typing.ForwardRef)):
         annotation = names.evaluate(getattr(annotation, "__forward_arg__", annotation))
     own_default = default is parameter.default and default is not EMPTY
-    return Declared(parameter.name, parameter.kind, annotation, tuple(depends), default, own_default)
+    by_position = parameter.kind in POSITIONAL and parameter.name == taken
+    return Declared(parameter.name, parameter.kind, annotation, tuple(depends), default, own_default, by_position)
 
 
 def _default_of_markers(markers: list[Any]) -> Any:

@@ -164,7 +164,8 @@ class Frame:
             self.values.append(value)
         self.phase, self.provider = "call", None
         by_position, by_name = apart([(argument, self.fill(argument)) for argument in self.plan.arguments])
-        result = self.plan.function(*self.leading(), *by_position, **by_name)
+        leading = [] if self.plan.item_inside else self.leading()
+        result = self.plan.function(*leading, *by_position, **by_name)
         return await result if self.plan.kind == "coroutine" else result
 
     def leading(self) -> list[Any]:

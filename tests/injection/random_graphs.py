@@ -42,6 +42,7 @@ class Node:
     setup: Setup
     cleanup: Cleanup
     on_error: OnError
+    shows: bool  # its own code has the parameters of its signature: they are passed by position
 
 
 class BoomError(Exception):
@@ -75,6 +76,7 @@ def nodes(draw: st.DrawFn, position: int, *, is_function: bool = False) -> Node:
         setup=draw(st.sampled_from(["goes well", "goes well", "goes well", "raises", "does not yield"])),
         cleanup=draw(st.sampled_from(["goes well", "goes well", "raises", "yields again"])),
         on_error=draw(st.sampled_from(["passes it on", "passes it on", "swallows it", "replaces it", "yields again"])),
+        shows=draw(st.booleans()),
     )
 
 
@@ -101,10 +103,23 @@ def make_function(graph: tuple[Node, ...], world: World) -> Callable[..., Any]:
                 lifetime=graph[use.node].lifetime,
             )
             parameters.append(inspect.Parameter(f"d{number}", kind, annotation=Annotated[str, depends]))
+        if node.shows:
+            provider = showing(provider, [parameter.name for parameter in parameters])
         provider.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         provider.__name__ = provider.__qualname__ = f"n{position}"
         made.append(provider)
     return made[-1]
+
+
+def showing(provider: Callable[..., Any], parameters: list[str]) -> Callable[..., Any]:
+    """Wrap a provider in code that has the parameters itself; the dependencies reach it by name."""
+    passed = ", ".join("item" if name == "item" else f"{name}={name}" for name in parameters)
+    names: dict[str, Any] = {"provider": provider}
+    # Only source text can have a number of parameters that is known at run time.
+    exec(f"def shown({', '.join(parameters)}):\n    return provider({passed})\n", names)  # noqa: S102
+    shown: Callable[..., Any] = names["shown"]
+    shown.__wrapped__ = provider  # type: ignore[attr-defined]  # tells its kind
+    return shown
 
 
 class _Writer:

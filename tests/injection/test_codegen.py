@@ -12,13 +12,14 @@ from typing import Annotated, Any
 
 import pytest
 
-from poolinject import Depends, InjectedPool, WorkerContext
+from poolinject import Depends, InjectedPool, Resolver, WorkerContext
 from poolinject._injection.codegen import Form, generate
 from poolinject._injection.generators import Failed
 from poolinject._injection.plan import Call
 from poolinject._injection.planner import Planner
 from poolinject._injection.registry import Registry
 from poolinject._injection.runtime import Runtime
+from tests.injection.calls import PASSED, TAKEN, row_and_rows
 from tests.injection.golden_shapes import HAS_SCOPE, SHAPES, mixed
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -122,3 +123,40 @@ def test_two_providers_of_one_name_stay_apart() -> None:
         return [item, a, b]
 
     assert run(function, 0) == [0, 1, 2]
+
+
+# by position or by keyword
+
+
+@pytest.mark.parametrize("name", PASSED)
+def test_provider_gets_the_longest_prefix_by_position(name: str) -> None:
+    """Up to the first parameter that keeps its default or that the code which runs does not take there."""
+    provider, arguments, value = PASSED[name]
+
+    def function(item: int, got: Annotated[Any, Depends(provider)]) -> object:
+        return got
+
+    assert f"({arguments})\n" in generate(make_plan(function)).source.split("v1 = ")[1]
+    assert run(function, 0) == value
+
+    def shared(item: int, got: Annotated[Any, Depends(provider, lifetime="worker")]) -> object:
+        return got
+
+    assert run(shared, 0) == value
+    with Resolver() as resolver, resolver.scope() as scope:
+        assert scope.get(provider) == value
+
+
+@pytest.mark.parametrize("name", TAKEN)
+def test_function_gets_the_longest_prefix_by_position(name: str) -> None:
+    """Also where the item stands among what is injected; never behind a tuple of unknown length."""
+    function, call, item, arguments, value = TAKEN[name]
+    plan = make_plan(function, call)
+    assert f"({arguments})\n" in generate(plan).source.split("result = ")[1]
+    assert Runtime(WorkerContext(0, 0, "pool")).bind(plan)(item, 0, 1) == value
+
+
+def test_tuple_too_long_never_fills_what_is_injected() -> None:
+    """The second member and the dependency are for the same parameter: an error, not a value at the wrong place."""
+    failed = Runtime(WorkerContext(0, 0, "pool")).bind(make_plan(row_and_rows, "starmap"))(("r", "s"), 0, 1)
+    assert isinstance(failed.error, TypeError)
