@@ -125,7 +125,8 @@ class LocalHost:
         self._loop = loop
         self._task: asyncio.Task[None] | None = None
         self._own_loop: asyncio.AbstractEventLoop
-        self._stepper: Generator[Any, Any, Any]
+        self._send: Callable[[Any], Any]
+        self._throw: Callable[[Any], Any]
         self._cancelled: asyncio.CancelledError | None = None
         self._wanted: asyncio.Future[tuple[Any, asyncio.Future[Any]]]
 
@@ -138,31 +139,33 @@ class LocalHost:
         task = self._task
         if task is None or task.done():
             task = self._start()
-        outcome = self._step(task, self._stepper.send, coroutine)
-        while type(outcome) is not tuple:
+        send, value = self._send, coroutine
+        while True:
+            if self._loop.entered is not task:
+                self._loop.enter(task)
+            previous = _get_running_loop()
+            _set_running_loop(self._own_loop)
+            try:
+                outcome = send(value)  # see ``_stepping``
+            except BaseException:
+                self._renew_stepper()
+                raise
+            finally:
+                if not STAYS_ENTERED:
+                    self._loop.enter(None)
+                _set_running_loop(previous)
+            if type(outcome) is tuple:
+                return outcome[0]
             ok, value = self._wait(self._own_loop, task, outcome)
-            outcome = self._step(task, self._stepper.send if ok else self._stepper.throw, value)
-        return outcome[0]
+            send = self._send if ok else self._throw
 
-    def _step(self, task: asyncio.Task[None], send: Callable[[Any], Any], value: Any) -> Any:
-        """Run a coroutine up to its end or its next wait, see ``_stepping``."""
-        if self._loop.entered is not task:
-            self._loop.enter(task)
-        previous = _get_running_loop()
-        _set_running_loop(self._own_loop)
-        try:
-            return send(value)
-        except BaseException:
-            self._stepper = _stepping()
-            raise
-        finally:
-            if not STAYS_ENTERED:
-                self._loop.enter(None)
-            _set_running_loop(previous)
+    def _renew_stepper(self) -> None:
+        stepper = _stepping()
+        self._send, self._throw = stepper.send, stepper.throw
 
     def _start(self) -> asyncio.Task[None]:
         loop = self._own_loop = self._loop.get()
-        self._stepper = _stepping()
+        self._renew_stepper()
         self._task = loop.create_task(self._serve(loop), name="poolinject host", context=contextvars.Context())
         self._turn(loop, _yield_once())
         return self._task

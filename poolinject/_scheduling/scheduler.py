@@ -17,7 +17,7 @@ from poolinject._scheduling.chunking import Chunking
 WINDOW = 64  # chunks in flight to one worker, at the most
 PREFETCH_SECONDS = 0.02  # of work that a worker has ahead
 PREFETCH_BYTES = 1 << 22  # the same, beyond one chunk
-LONG_SECONDS = 0.1  # a chunk that takes longer is sent only to a worker that has nothing to do
+LONG_SECONDS = 0.2  # a chunk that takes longer is sent only to a worker that has nothing to do
 WORTH_SECONDS = 0.002  # of work that waits at a busy worker is worth taking to an idle one
 
 

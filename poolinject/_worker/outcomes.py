@@ -78,6 +78,7 @@ class Work:
     def __init__(self, chunk: Chunk, store: Objects | Packed, words: memoryview, *, is_quick: bool) -> None:
         self.chunk, self.lock = chunk, threading.Lock()
         self._store, self._words, self._is_quick = store, words, is_quick
+        self._place = 3 * chunk.slot  # of the bound
         self._failures: list[Failed] = []
         self._each: list[float] = []
         self._offset = 0  # of the first outcome that has not been sent
@@ -88,6 +89,7 @@ class Work:
     def _begin(self, done: int) -> None:
         self._done = done
         self._items = list(self.chunk.items[done:])  # a loop over a list ends where the list is cut
+        self._bound = done + len(self._items)
         self.numbered: enumerate[Any] = enumerate(self._items, self.chunk.start + done + 1)
 
     def cut(self, bound: int) -> bool:
@@ -100,7 +102,7 @@ class Work:
 
     def heed_bound(self) -> int | None:
         """Cut the chunk where the caller has lowered its bound, and give that."""
-        bound = self._words[3 * self.chunk.slot]
+        bound = self._words[self._place]
         return bound if self.cut(bound) else None
 
     @property
@@ -145,11 +147,12 @@ class Work:
 
     def append(self, value: Any) -> None:
         """Take the result of an item."""
-        now = time.perf_counter()
         with self.lock:
             self._store.add(value)
-            self._time(now)
-        self.heed_bound()
+            if self.chunk.timed:
+                self._time(time.perf_counter())
+        if self._words[self._place] < self._bound:
+            self.heed_bound()
 
     def fail(self, failed: ItemFailed) -> None:
         """Take the failure of an item."""
@@ -157,13 +160,13 @@ class Work:
         with self.lock:
             self._failures.append(Failed(len(self._store), failed.error, text, failed.phase, failed.provider))
             self._store.add(None)
-            self._time(now)
+            if self.chunk.timed:
+                self._time(now)
         self.heed_bound()
 
     def _time(self, now: float) -> None:
-        if self.chunk.timed:
-            self._each.append(now - self._last)
-            self._last = now
+        self._each.append(now - self._last)
+        self._last = now
 
     def is_due(self, now: float) -> bool:
         """Tell whether outcomes should be sent before the chunk has ended."""

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from poolinject._transport.payloads import Arena
     from poolinject._worker.control import Control
 
-QUICK_SECONDS = 5e-6  # for an item; the results of quicker ones are pickled together
+QUICK_SECONDS = 1e-5  # for an item; the results of quicker ones are pickled together
 
 
 @dataclass(slots=True)
