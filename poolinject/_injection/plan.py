@@ -154,7 +154,7 @@ class PlanView:
     Attributes:
         name: The name of the function.
         tree: The dependency tree, a line for each use; a dependency seen before is drawn without what is below it.
-        source: The Python source of the function that a worker runs for each item.
+        source: The Python source of the loop that a worker runs over the items of a chunk.
         providers: The names of the providers, in the order in which they run for an item.
     """
 

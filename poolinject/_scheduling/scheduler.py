@@ -305,12 +305,11 @@ class Scheduler:
     @staticmethod
     def _waiting(worker: WorkerState) -> list[tuple[ChunkState, int]]:
         """List the chunks of which a worker can do without something, and how many items it keeps of each."""
-        oldest, *others = worker.chunks.values() if worker.chunks else (None,)
-        parts = [(chunk, 0) for chunk in others]
-        if oldest is not None and not others:
-            unit = oldest.run.chunking.unit
-            keep = oldest.reported + (oldest.count - oldest.reported + 1) // 2
-            parts = [(oldest, keep + -keep % unit)]
+        live = [chunk for chunk in worker.chunks.values() if chunk.count > chunk.reported]
+        parts = [(chunk, 0) for chunk in live[1:]]
+        if len(live) == 1:
+            (oldest,) = live
+            parts = [(oldest, oldest.reported + (oldest.count - oldest.reported + 1) // 2)]
         return [
             (chunk, keep)
             for chunk, keep in parts
