@@ -77,7 +77,7 @@ def injectable_in_pool(count: int) -> Contestant:
 def measure_seed_injectable(effort: Effort) -> Result:
     """The asynchronous mayor on both sides carries the goal; our sync providers are information."""
     count = effort.size(100_000, 5_000)
-    theirs = injectable_in_pool(effort.size(400, 40))
+    theirs = injectable_in_pool(effort.size(3_000, 40))
     ours = seed_work(seed.process, seed.observe, count).by(POOLINJECT_MAP, "poolinject, async provider")
     ours_sync = seed_work(seed.process_sync, seed.observe_sync, count).by(
         POOLINJECT_MAP, "poolinject, sync providers", information=True
