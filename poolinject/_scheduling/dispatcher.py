@@ -66,9 +66,10 @@ class Dispatcher:
             if run.end_announced:
                 continue
             ended = run.input_ended  # before the count: what was read before the end is in it
-            count = run.news()
-            if count:
+            while count := run.news():
                 self._perform(self.scheduler.arrived(run.id, count))
+                if not self.scheduler.is_hungry:  # else the run is to tell when there is more
+                    break
             if ended:
                 run.end_announced = True
                 self._perform(self.scheduler.ended(run.id))

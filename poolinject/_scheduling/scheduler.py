@@ -275,6 +275,11 @@ class Scheduler:
         return actions + self._balance()
 
     @property
+    def is_hungry(self) -> bool:
+        """Whether a worker has less than a chunk ahead."""
+        return any(worker.ready and len(worker.chunks) <= 1 for worker in self.workers)
+
+    @property
     def is_uneven(self) -> bool:
         """Whether a worker has nothing to do while another has more than one item."""
         return any(worker.ready and not worker.chunks for worker in self.workers) and any(
