@@ -137,7 +137,7 @@ class InjectedPool:
         Args:
             func: Its first parameter without ``Depends`` gets the item.
             items: Any iterable; its length need not be known.
-            chunksize: Items in one message; by default adapted to what items take.
+            chunksize: Items are handed to workers in multiples of this; by default as many as take a while.
             progress: ``True``, a text, a dict of tqdm's options or a tqdm class.
             on_error: ``"raise"``: the first failure ends the run and its exception is raised. ``"return"``: a
                 ``Failure`` stands in the item's place. A callable: gets each ``Failure``, what it returns stands there.

@@ -27,7 +27,8 @@ class Outbox:
         self._size = 0
         self._written_at = 0.0
         self._lock = threading.Lock()
-        self._owner: int | None = None  # the thread that writes
+        self._main = threading.get_ident()
+        self._is_main_writing = False
         self._interrupt: BaseException | None = None
 
     def put(self, message: FromWorker) -> None:
@@ -41,27 +42,34 @@ class Outbox:
 
     def write(self, *, wait: bool = True) -> bool:
         """Send everything; give whether there was anything. Without *wait* it is left to a thread that is at it."""
+        if threading.get_ident() != self._main:
+            return self._write(wait=wait)
+        self._is_main_writing = True
+        try:
+            return self._write(wait=wait)
+        finally:
+            self._is_main_writing = False
+            interrupt, self._interrupt = self._interrupt, None
+            if interrupt is not None:
+                raise interrupt
+
+    def _write(self, *, wait: bool) -> bool:
         if not self._buffers or not self._lock.acquire(blocking=wait):
             return bool(self._buffers)
-        self._owner = threading.get_ident()
         try:
             buffers, self._buffers, self._size = self._buffers, [], 0
             self._written_at = time.perf_counter()
-            self._connection.sendall(b"".join(buffers)) if len(buffers) > 1 else self._connection.sendall(buffers[0])
+            self._connection.sendall(b"".join(buffers) if len(buffers) > 1 else buffers[0])
         finally:
-            self._owner = None
             self._lock.release()
-        interrupt, self._interrupt = self._interrupt, None
-        if interrupt is not None:
-            raise interrupt
         return True
 
     def interrupt(self, error: BaseException) -> None:
-        """Raise an error on the main thread, once it is not in the middle of a message.
+        """Raise an error on the main thread, once it is not in the middle of a message; for a signal handler.
 
         Raises:
-            BaseException: The error, at once, if it writes nothing.
+            BaseException: The error, at once, if the main thread writes nothing.
         """
-        if self._owner != threading.get_ident():
+        if not self._is_main_writing:
             raise error
         self._interrupt = error

@@ -84,6 +84,7 @@ class Work:
         self._offset = 0  # of the first outcome that has not been sent
         self._began = self._last = time.perf_counter()
         self._paused = self._stopped = False
+        self.owes_answer = False  # about what was taken back
         self._begin(0)
 
     def _begin(self, done: int) -> None:
@@ -100,16 +101,16 @@ class Work:
         del self._items[position:]
         return True
 
-    def heed_bound(self) -> int | None:
-        """Cut the chunk where the caller has lowered its bound, and give that."""
-        bound = self._words[self._place]
-        return bound if self.cut(bound) else None
+    def heed_bound(self) -> None:
+        """Cut the chunk where the caller has lowered its bound; it is to be told what is kept."""
+        if self.cut(self._words[self._place]):
+            self.owes_answer = True
 
     @property
-    def begun(self) -> int:
-        """How many items of the chunk have been handed out, to the one: what an iterator's pickle would say."""
+    def kept_items(self) -> int:
+        """How many items of the chunk have begun or will: those handed out, to the one, by what a pickle would say."""
         reduced: Any = self.numbered.__reduce__()
-        return int(reduced[1][1]) - 1 - self.chunk.start
+        return max(self._words[self._place], int(reduced[1][1]) - 1 - self.chunk.start)
 
     def stop(self) -> None:
         """Let no further item start."""

@@ -186,18 +186,19 @@ class Runner:
             return False
         if self.terminated:
             work.stop()
-        bound = work.heed_bound()
-        if (bound is not None or work.is_due(time.perf_counter())) and self._sending.acquire(blocking=False):
+        work.heed_bound()
+        if (work.owes_answer or work.is_due(time.perf_counter())) and self._sending.acquire(blocking=False):
             try:
                 if work is self._work:
-                    self._send_part(work, bound)
+                    self._send_part(work)
             finally:
                 self._sending.release()
         return True
 
-    def _send_part(self, work: Work, bound: int | None) -> None:
-        if bound is not None:
-            self._send(Returned(work.chunk.id, max(bound, work.begun)))
+    def _send_part(self, work: Work) -> None:
+        if work.owes_answer:
+            work.owes_answer = False
+            self._send(Returned(work.chunk.id, work.kept_items))
         if not work.is_due(time.perf_counter()):
             return
         results = work.results(done=False)

@@ -39,7 +39,8 @@ def read() -> list[Entry]:
     path = Path(os.environ[PLACE])
     if not path.exists():
         return []
-    parts = (line.split(" ", 2) for line in path.read_text().splitlines())
+    whole, _, _ = path.read_text().rpartition("\n")  # a reader may see half of an entry that crosses two pages
+    parts = (line.split(" ", 2) for line in whole.splitlines())
     return [Entry(int(pid), int(thread), text) for pid, thread, text in parts]
 
 
