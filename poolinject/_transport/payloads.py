@@ -12,6 +12,7 @@ import mmap
 
 LARGE = 1 << 17  # bytes; smaller buffers are as quick through the socket
 SPAN = 1 << 30  # bytes of address space; a page costs memory only once it was used
+SMALL_SPAN = 1 << 24  # the same where address space is limited
 PLACES = 4096  # buffers in an arena at the same time, at the most; a flag and a byte of the first page for each
 KEPT = 1 << 26  # bytes that stay allocated in an empty arena
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import resource
 import selectors
 import signal
 import socket
@@ -12,7 +14,7 @@ from typing import TYPE_CHECKING, Literal
 from poolinject._transport import wire
 from poolinject._transport.frames import FrameReader
 from poolinject._transport.messages import Chunk, FromWorker, Setup, ToWorker
-from poolinject._transport.payloads import SPAN
+from poolinject._transport.payloads import SMALL_SPAN, SPAN
 from poolinject._worker.control import SIZE as CONTROL_SIZE
 from poolinject._worker.control import SLOTS, map_arena, map_control, shared_memory
 from poolinject.backends._launch import available_start_methods, launch
@@ -31,24 +33,31 @@ MOST_BUFFERS = 64  # in one system call
 READ, WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
 
 
+def _span() -> int:
+    """Give the size of an arena: a small one where the address space of processes is limited."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    return SPAN if limit == resource.RLIM_INFINITY else min(SPAN, SMALL_SPAN)
+
+
 class Peer:
     """The caller's side of one worker process."""
 
     def __init__(self, setup: Setup, start_method: str, preload: Sequence[str]) -> None:
         self.setup = setup
-        shared = [shared_memory(size) for size in (CONTROL_SIZE, SPAN, SPAN)]
-        self.control, self.outgoing, self.incoming = map_control(shared[0]), map_arena(shared[1]), map_arena(shared[2])
-        self.connection, theirs = private_socketpair()
-        try:
+        with contextlib.ExitStack() as passing, contextlib.ExitStack() as on_failure:
+            shared = []
+            for size in (CONTROL_SIZE, _span(), _span()):
+                shared.append(shared_memory(size))
+                passing.callback(os.close, shared[-1])
+            self.control = on_failure.enter_context(contextlib.closing(map_control(shared[0])))
+            self.outgoing = on_failure.enter_context(contextlib.closing(map_arena(shared[1])))
+            self.incoming = on_failure.enter_context(contextlib.closing(map_arena(shared[2])))
+            self.connection, theirs = private_socketpair()
+            passing.callback(close_private, theirs)
+            on_failure.callback(close_private, self.connection)
             socket.send_fds(self.connection, [b"".join(wire.encode_to_worker(setup))], shared)
             self.process = launch(start_method, theirs, preload)
-        except BaseException:
-            self._close_shared()
-            raise
-        finally:
-            close_private(theirs)
-            for fd in shared:
-                os.close(fd)
+            on_failure.pop_all()
         self.connection.settimeout(0)
         self.frames = FrameReader()
         self.out: deque[Buffer] = deque()
@@ -90,13 +99,10 @@ class Peer:
 
     def close(self) -> None:
         """Close the files of a worker."""
-        self._close_shared()
-        self.process.close()
-
-    def _close_shared(self) -> None:
         close_private(self.connection)
         for memory in (self.control, self.outgoing, self.incoming):
             memory.close()
+        self.process.close()
 
 
 class ProcessBackend(Backend):

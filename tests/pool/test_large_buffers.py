@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +94,17 @@ def test_nothing_is_left_after_a_worker_has_died_with_an_array(process: Kind) ->
         assert [index for index, result in enumerate(results) if isinstance(result, Failure)] == [5]
         assert all(result.sum() == 2 * SIZE for index, result in enumerate(results) if index != 5)
     assert shared_files() == before
+
+
+def test_limited_address_space_is_no_hindrance() -> None:
+    """A pool of many workers starts there too, with smaller arenas."""
+    script = (
+        "import resource; resource.setrlimit(resource.RLIMIT_AS, (3 << 30, 3 << 30))\n"
+        "from poolinject import InjectedPool\n"
+        "with InjectedPool(4) as pool: print(sum(pool.map(abs, range(10))))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=25, check=False)
+    assert (done.stdout, done.stderr) == ("45\n", "")
 
 
 def test_pool_in_the_same_process_shares_nothing() -> None:
