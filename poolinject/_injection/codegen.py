@@ -1,11 +1,13 @@
 """Turns a plan into the source of one Python function, the way a careful person would write it by hand.
 
 ``at`` says where the function is, so that one ``except`` serves every step: ``stages[at]`` names the phase, the
-provider and the generators that are open there. There are three forms:
+provider and the generators that are open there. There are four forms:
 
 - ``"chunk"`` is what workers run: a loop over numbered items, which counts in shared memory what it has begun, appends
   each result to ``kept`` and gives each ``Failed`` to ``fail``. It returns ``None`` at the end of the items, ``True``
   where the next item needs a fresh copy of the context, ``False`` where ``fail`` says that no further one is to start.
+- ``"bulk"`` is the same for functions so quick that counting would cost as much as they do: the items come without
+  numbers, and nothing is counted.
 - ``"call"`` takes one item and gives the result or a ``Failed``; it never raises.
 - ``"await"`` is the same as a coroutine function.
 """
@@ -29,7 +31,7 @@ if TYPE_CHECKING:
 
     from poolinject._injection.plan import Argument, Plan, Source
 
-Form: TypeAlias = Literal["chunk", "call", "await"]
+Form: TypeAlias = Literal["chunk", "bulk", "call", "await"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +73,7 @@ def _identifier(text: str) -> str:
 
 HEADERS: dict[Form, str] = {
     "chunk": "def {}(numbered, attempt, begun, place, kept, fail, context, clean):",
+    "bulk": "def {}(numbered, attempt, begun, place, kept, fail, context, clean):",
     "call": "def {}(item, index, attempt):",
     "await": "async def {}(item, index, attempt):",
 }
@@ -79,7 +82,7 @@ HEADERS: dict[Form, str] = {
 class _Writer:
     def __init__(self, plan: Plan, form: Form, *, measured: bool) -> None:
         self.plan, self.form, self.measured = plan, form, measured
-        self.is_async, self.in_loop = form == "await", form == "chunk"
+        self.is_async, self.in_loop = form == "await", form in {"chunk", "bulk"}
         self.name = f"{'run' if self.in_loop else 'call'}_{_identifier(plan.name)}"
         self.lines: list[str] = []
         self.constants: dict[str, Any] = {}
@@ -109,7 +112,7 @@ class _Writer:
             lines.append(f"    {''.join(f'g{slot} = ' for slot in self.generators)}None")
         if not self.in_loop:
             return [*lines, "    at = 0"]
-        loop = "    for begun[place], item in numbered:"
+        loop = f"    for {'item' if self.form == 'bulk' else 'begun[place], item'} in numbered:"
         return [*lines, "    at = 0", loop] if len(self.stages) == 1 else [*lines, loop, "        at = 0"]
 
     def outcome(self) -> None:

@@ -136,9 +136,7 @@ class LocalHost:
 
     def run(self, coroutine: Step) -> Any:
         """Run a coroutine to its end; no running loop is to be seen before and after."""
-        task = self._task
-        if task is None or task.done():
-            task = self._start()
+        task = self._task or self._start()
         send, value = self._send, coroutine
         while True:
             if self._loop.entered is not task:
@@ -151,9 +149,9 @@ class LocalHost:
                 self._renew_stepper()
                 raise
             finally:
+                _set_running_loop(previous)
                 if not STAYS_ENTERED:
                     self._loop.enter(None)
-                _set_running_loop(previous)
             if type(outcome) is tuple:
                 return outcome[0]
             ok, value = self._wait(self._own_loop, task, outcome)
@@ -171,6 +169,12 @@ class LocalHost:
         return self._task
 
     async def _serve(self, loop: asyncio.AbstractEventLoop) -> None:
+        try:
+            await self._wait_in_turn(loop)
+        finally:
+            self._task = None  # the next coroutine needs another one
+
+    async def _wait_in_turn(self, loop: asyncio.AbstractEventLoop) -> None:
         outcome: tuple[bool, Any]
         while True:
             self._wanted = loop.create_future()

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     Convert = Callable[[Block], Iterable[Any]]
 
 ITEM_REPR = 200  # characters of an item's repr in an error text
-EAGER_INPUTS = (list, tuple, range)  # reading from these never blocks
+SEQUENCES = (list, tuple, range)  # of which slices can be had at once
 
 
 class Consumption:
@@ -32,8 +32,11 @@ class Consumption:
     ) -> None:
         self._owner = owner  # a pool that nothing else refers to must live as long as the iterator
         self._driver, self._run, self._source = driver, run, source
-        self._items, self._settle_seconds = items, settle_seconds
-        run.options.never_blocks = type(items) in EAGER_INPUTS
+        self._settle_seconds = settle_seconds
+        self._length: int | None = None
+        if type(items) in SEQUENCES:
+            run.use(items)
+            self._length = len(items)
 
     def collect(self, convert: Convert | None) -> list[Any]:
         """Run to the end on the calling thread, which reads the input, and give everything in order.
@@ -69,8 +72,8 @@ class Consumption:
         driver.open(run)
         if driver.inline:
             return
-        if self._run.options.never_blocks and len(self._items) <= run.pressure.limit:
-            run.read(self._source, driver.notify, most=len(self._items) + 1)
+        if self._length is not None and self._length <= run.pressure.limit:
+            run.read(self._source, driver.notify, most=self._length + 1)
             return
         # made of plain parts: the thread must not keep the iterator alive that the user may abandon
         context = contextvars.copy_context()

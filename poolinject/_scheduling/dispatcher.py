@@ -14,7 +14,7 @@ from poolinject._transport.messages import Chunk, Failed, Forget, Load, Results
 from poolinject.errors import WorkerLostError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from poolinject._scheduling.reports import RunReport
     from poolinject.backends.base import Backend
@@ -142,7 +142,7 @@ class Dispatcher:
         run.widen(WIDTH * len(self.items_done) * run.chunking.size)
         self._perform(actions)
 
-    def gone(self, worker_id: int, exit_code: int | None, begun: dict[int, int]) -> bool:
+    def gone(self, worker_id: int, exit_code: int | None, begun: Mapping[int, int | None]) -> bool:
         """A worker has ended: the item that it was running is lost, those that it had not begun go to others.
 
         Gives whether it had items and ended before it had begun any, as one that cannot load the function does.
@@ -156,9 +156,10 @@ class Dispatcher:
             run.counts.lost_workers += 1
         self._loaded[worker_id].clear()
         self._lost = WorkerLostError(worker_id, exit_code)
+        uncounted = any(begun.get(chunk.slot, 0) is None for chunk in self.scheduler.workers[worker_id].chunks.values())
         actions = self.scheduler.gone(worker_id, begun)
         self._perform(actions)
-        return had_items and not any(isinstance(action, Lose) for action in actions)
+        return had_items and not uncounted and not any(isinstance(action, Lose) for action in actions)
 
     def end_all(self, error: BaseException) -> None:
         """Cancel every run with an error."""
@@ -221,8 +222,9 @@ class Dispatcher:
             function=run.load.function,
             start=send.start,
             attempt=1,
-            unit=run.options.unit,
-            patience=run.options.patience,
+            unit=options.unit,
+            patience=options.patience,
+            exact=send.exact,
             stop_on_failure=options.fail_fast,
             timed=options.timed,
             items=items,

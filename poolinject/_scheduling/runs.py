@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import threading
 import time
 from collections import deque
@@ -20,8 +19,6 @@ if TYPE_CHECKING:
     from poolinject._scheduling.progress import Bar
     from poolinject._transport.messages import Failed, Load
 
-READ_AT_ONCE = 8192  # items of an input that never blocks, between two looks at the driver's wishes
-YIELD_SECONDS = 1e-6  # gives another thread the interpreter
 WAIT_SECONDS = 1.0  # after so long each wait looks whether the driver is still there
 
 
@@ -70,7 +67,6 @@ class RunOptions:
     fail_fast: bool = True
     eager: bool = False  # outcomes go to the caller together at the end, so none is held back for it
     timed: bool = False
-    never_blocks: bool = False  # the input
     unit: int = 0  # outcomes that are worth a message of their own, if any number is
     patience: float = 0.01  # seconds for which outcomes may wait for others
     widens: bool = True  # the in-flight limit grows with the chunks
@@ -101,8 +97,9 @@ class Run:
         self._left: dict[int, Any] = {}  # items that came back from workers, by index
         self.on_block: Callable[[Block], None] | None = None
         self.on_finish: Callable[[], None] | None = None
-        self._buffer: list[Any] = []
-        self._known = 0  # items of the buffer that have been announced
+        self._sequence: Sequence[Any] | None = None  # the whole input, where that is there already
+        self._buffer: list[Any] = []  # else: what has been read and is in no chunk
+        self._sent = 0  # items that are in a chunk, or were
         self._outbox: deque[Block] = deque()
         self._changed = threading.Condition()
         self._waits_for_room = self._waits_for_block = False
@@ -110,15 +107,23 @@ class Run:
 
     # the feeder's side
 
+    def use(self, sequence: list[Any] | tuple[Any, ...] | range) -> None:
+        """Take the whole input at once; chunks are cut out of it, those of a range are ranges."""
+        self._sequence = sequence[:]
+        if self.options.eager and self.options.widens:
+            self.pressure.limit = max(self.pressure.limit, len(sequence))  # there is nothing to hold back
+
     def read(self, source: Iterator[Any], notify: Callable[[], None], *, most: int | None = None) -> bool:
         """Read what there is room for; give whether there may be more. *most* bounds one call, which never waits."""
         room = self._wait_for_room() if most is None else min(most, self.pressure.room)
         if self.stop_reading:
             self.input_was_cut = True
             return self._end_input(notify)
-        read = self._read_at_once if self.options.never_blocks else self._read_one_by_one
         try:
-            count = read(source, room, notify)
+            if self._sequence is None:
+                count = self._read_one_by_one(source, room, notify)
+            else:
+                count = self._count_in(room, notify)
         except BaseException as error:  # noqa: BLE001 - the user's iterator may raise anything
             self.error = self.error or error
             return self._end_input(notify)
@@ -141,20 +146,12 @@ class Run:
             self.pressure.read += count
         return count
 
-    def _read_at_once(self, source: Iterator[Any], room: int, notify: Callable[[], None]) -> int:
-        count = 0
-        while count < room and not self.stop_reading:
-            wanted = min(room - count, READ_AT_ONCE)
-            items = list(itertools.islice(source, wanted))
-            self._buffer += items
-            self.pressure.read += len(items)
-            count += len(items)
-            if self._attention:
-                self._attention = False
-                notify()
-            if len(items) < wanted:
-                break
-            time.sleep(YIELD_SECONDS)  # or the driver would wait until this thread has read everything
+    def _count_in(self, room: int, notify: Callable[[], None]) -> int:
+        count = max(0, min(room, len(self._sequence or ()) - self.pressure.read))
+        self.pressure.read += count
+        if self._attention:
+            self._attention = False
+            notify()
         return count
 
     def _end_input(self, notify: Callable[[], None]) -> bool:
@@ -179,32 +176,39 @@ class Run:
     @property
     def wants_items(self) -> bool:
         """Whether everything read so far is known to the scheduler and in a chunk."""
-        return not self._buffer and not self.input_ended
+        return self._arrived == self._sent and not self.input_ended
 
     # the driver's side
 
     def news(self) -> int:
         """Tell how many items have come that the scheduler does not know of; ask for a note where there is none."""
-        unknown = len(self._buffer) - self._known
+        unknown = self._arrived - self.announced
         if unknown == 0:
             self._attention = True  # first the wish, then a second look: the feeder does it the other way round
-            unknown = len(self._buffer) - self._known
-        self._known += unknown
+            unknown = self._arrived - self.announced
         self.announced += unknown
         return unknown
 
+    @property
+    def _arrived(self) -> int:
+        return self._sent + len(self._buffer) if self._sequence is None else self.pressure.read
+
     def take_items(self, start: int, count: int, *, again: bool) -> Sequence[Any]:
         """Give the items of a chunk."""
+        if not again:
+            self._sent += count
+        if self._sequence is not None:
+            return self._sequence[start : start + count]
         if again:
             return [self._left.pop(index) for index in range(start, start + count)]
         items = self._buffer[:count]
         del self._buffer[:count]  # the feeder may append in between: both are one step for other threads
-        self._known -= count
         return items
 
     def leave(self, start: int, items: Sequence[Any]) -> None:
         """Keep items that a worker has not done, to be taken again."""
-        self._left.update(enumerate(items, start))
+        if self._sequence is None:
+            self._left.update(enumerate(items, start))
 
     def sample(self, sampled: Sequence[tuple[str, int, float]]) -> None:
         """Add what a worker measured: provider, uses, seconds."""
@@ -253,6 +257,7 @@ class Run:
         note(report)
         with self._changed:
             self.finished = self.stop_reading = True
+            self._sequence = ()
             self._buffer.clear()
             self._left.clear()
             self._changed.notify_all()

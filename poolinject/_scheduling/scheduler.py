@@ -7,7 +7,7 @@ exactly one outcome, unless its run is cancelled before it starts.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, TypeAlias
 
@@ -22,7 +22,7 @@ WORTH_SECONDS = 0.002  # of work that waits at a busy worker is worth taking to 
 
 
 class Send(NamedTuple):
-    """Send a chunk to a worker. ``again``: it came back from a worker that ended, so it is not in the buffer."""
+    """Send a chunk to a worker. ``again``: it came back from a worker; ``exact``: what has begun must be counted."""
 
     worker_id: int
     run: int
@@ -31,6 +31,7 @@ class Send(NamedTuple):
     start: int
     size: int
     again: bool
+    exact: bool
 
 
 class TakeBack(NamedTuple):
@@ -80,6 +81,7 @@ class RunState:
     next: int = 0
     ended: bool = False
     cancelled: bool = False
+    exact: bool = False  # a worker ended, and the item that it was running is not known
     in_flight: int = 0  # chunks
     again: deque[tuple[int, int]] = field(default_factory=deque)
 
@@ -203,27 +205,37 @@ class Scheduler:
         chunk.count = kept
         return self._fill()
 
-    def gone(self, worker_id: int, begun_up_to: dict[int, int]) -> list[Action]:
+    def gone(self, worker_id: int, begun_up_to: Mapping[int, int | None]) -> list[Action]:
         """A worker has ended. *begun_up_to* gives for each slot the index of the first item that had not begun.
 
         The item that was running, the last one begun in the last chunk that was come to, is lost. All others without
-        an outcome go to other workers.
+        an outcome go to other workers; so do all where nothing was counted, and are counted from then on.
         """
         worker = self.workers[worker_id]
         worker.ready = False
         actions: list[Action] = []
-        begun = {
-            chunk.id: min(max(begun_up_to.get(chunk.slot, 0) - chunk.start, chunk.reported), chunk.count)
-            for chunk in worker.chunks.values()
-        }
-        last = max((chunk for chunk, count in begun.items() if count), default=None)  # they are come to in order
+        last, running = self._running(worker, begun_up_to)
         for chunk in list(worker.chunks.values()):
             self._close(worker, chunk)
-            running = begun[chunk.id] - 1 if chunk.id == last and begun[chunk.id] > chunk.reported else None
-            if running is None and chunk.run.pinned is not None:
-                running = chunk.reported if chunk.reported < chunk.count else None
-            actions += self._lose(worker, chunk, running)
+            lost = running if chunk is last else None
+            if lost is None and chunk.run.pinned is not None:
+                lost = chunk.reported if chunk.reported < chunk.count else None
+            actions += self._lose(worker, chunk, lost)
         return actions + self._fill()
+
+    @staticmethod
+    def _running(worker: WorkerState, begun_up_to: Mapping[int, int | None]) -> tuple[ChunkState | None, int | None]:
+        """Find the last chunk that a worker came to, and which of its items was running, if that is known."""
+        last, running = None, None
+        for chunk in worker.chunks.values():  # they are come to in order
+            up_to = begun_up_to.get(chunk.slot, 0)
+            if up_to is None:
+                chunk.run.exact, last, running = True, chunk, None
+                continue
+            begun = min(max(up_to - chunk.start, chunk.reported), chunk.count)
+            if begun:
+                last, running = chunk, begun - 1 if begun > chunk.reported else None
+        return last, running
 
     def _lose(self, worker: WorkerState, chunk: ChunkState, running: int | None) -> list[Action]:
         """Fail the running item of a chunk, keep the others for another worker."""
@@ -356,4 +368,4 @@ class Scheduler:
         worker.weight += weight
         worker.chunks[chunk.id] = chunk
         run.in_flight += 1
-        return Send(worker.id, run.id, chunk.id, chunk.slot, start, count, again)
+        return Send(worker.id, run.id, chunk.id, chunk.slot, start, count, again, run.exact)

@@ -118,8 +118,10 @@ def encode_primitives(objects: Sequence[object]) -> bytes | None:
 
     No bytecode runs meanwhile, so that other threads see, and change, nothing of it in between.
     """
+    head = _HEAD.pack(_TOGETHER, len(objects))
+    if type(objects) is range:
+        return head + pickle.dumps(objects, PROTOCOL)
     members = objects if type(objects) is list else list(objects)
-    head = _HEAD.pack(_TOGETHER, len(members))
     if len(members) <= _SMALL and _ATOMS.issuperset(map(type, members)):
         return head + pickle.dumps(members, PROTOCOL)
     file = io.BytesIO()

@@ -101,6 +101,7 @@ class Chunk(NamedTuple):
 
     ``unit``: so many outcomes are sent without waiting for others, if any number is; ``patience``: seconds for which
     they may wait.
+    ``exact``: what has begun must be counted, however quick the items are.
     ``stop_on_failure``: after a failure no further item of the run starts in this worker, in no chunk.
     """
 
@@ -112,6 +113,7 @@ class Chunk(NamedTuple):
     attempt: int
     unit: int
     patience: float
+    exact: bool
     stop_on_failure: bool
     timed: bool
     items: Sequence[Any]

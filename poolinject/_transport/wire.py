@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from poolinject._transport.picklers import Buffer
 
 CHUNK, RESULTS, RETURNED, SETUP, LOAD, FORGET, WARM, STOP, READY, STOPPED = range(10)
-_CHUNK = struct.Struct("<QQHQQIId??")
+_CHUNK = struct.Struct("<QQHQQIId???")
 _RETURNED = struct.Struct("<QQ")
 _RESULTS = struct.Struct("<QQQd?QQ")
 
@@ -55,8 +55,7 @@ def decode_in_worker(kind: int, body: Buffer, arena: Arena | None = None) -> ToW
     """Read one frame."""
     if kind == CHUNK:
         items = codec.decode_batch(memoryview(body)[_CHUNK.size :], "item", arena)
-        number, run, slot, function, start, attempt, unit, patience, stop_on_failure, timed = _CHUNK.unpack_from(body)
-        return Chunk(number, run, slot, function, start, attempt, unit, patience, stop_on_failure, timed, items)
+        return Chunk._make((*_CHUNK.unpack_from(body), items))
     if kind == LOAD:
         function, name, blob = pickle.loads(body)
         return Load(function, name, None, blob)

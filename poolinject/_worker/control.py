@@ -2,7 +2,8 @@
 
 Each chunk in flight has a slot of three words. The caller lowers ``bound`` to take unstarted items back. The worker
 sets ``opened`` when it comes to the chunk, and only then reads ``bound``; before each item it writes into ``begun``
-where the next one is in its run, so that after its death the caller knows which item it was running.
+where the next one is in its run, so that after its death the caller knows which item it was running. Where it does not
+count, ``opened`` says so.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from poolinject._transport.payloads import Arena
 
 SLOTS = 64  # chunks in flight to one worker, at the most
 WORDS = 3 * SLOTS
+COUNTED, UNCOUNTED = 1, 2  # how a chunk has been opened
 SIZE = 8 * WORDS
 
 
@@ -37,9 +39,9 @@ class Control:
         """Let no item of the chunk start beyond the first *keep*."""
         self.words[3 * slot] = keep
 
-    def begun(self, slot: int) -> int:
-        """Give the index in its run of the first item that has not been begun."""
-        return self.words[3 * slot + 1]
+    def begun(self, slot: int) -> int | None:
+        """Give the index in its run of the first item that has not been begun, ``None`` where nobody counted."""
+        return None if self.words[3 * slot + 2] == UNCOUNTED else self.words[3 * slot + 1]
 
     def is_opened(self, slot: int) -> bool:
         """Tell whether the worker has come to the chunk."""

@@ -13,10 +13,12 @@ from poolinject._transport import codec, remote_errors
 from poolinject._transport.messages import Chunk, Failed, Results
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from poolinject._injection.generators import Failed as ItemFailed
     from poolinject._transport.payloads import Arena
+
+_AT_END = 2  # members of what a pickle would say of an iterator over a list that has ended
 
 
 class Objects:
@@ -75,9 +77,11 @@ class Packed:
 class Work:
     """A chunk in progress."""
 
-    def __init__(self, chunk: Chunk, store: Objects | Packed, words: memoryview, *, is_quick: bool) -> None:
+    def __init__(
+        self, chunk: Chunk, store: Objects | Packed, words: memoryview, *, is_quick: bool, counts: bool
+    ) -> None:
         self.chunk, self.lock = chunk, threading.Lock()
-        self._store, self._words, self._is_quick = store, words, is_quick
+        self._store, self._words, self._is_quick, self._counts = store, words, is_quick, counts
         self._place = 3 * chunk.slot  # of the bound
         self._failures: list[Failed] = []
         self._each: list[float] = []
@@ -88,14 +92,15 @@ class Work:
         self._begin(0)
 
     def _begin(self, done: int) -> None:
-        self._done = done
+        self._before = done
         self._items = list(self.chunk.items[done:])  # a loop over a list ends where the list is cut
         self._bound = done + len(self._items)
-        self.numbered: enumerate[Any] = enumerate(self._items, self.chunk.start + done + 1)
+        first = self.chunk.start + done + 1
+        self.numbered: Iterator[Any] = enumerate(self._items, first) if self._counts else iter(self._items)
 
     def cut(self, bound: int) -> bool:
         """Let no further item start but the first *bound* of the chunk; give whether that is fewer than before."""
-        position = max(bound - self._done, 0)
+        position = max(bound - self._before, 0)
         if position >= len(self._items):
             return False
         del self._items[position:]
@@ -110,7 +115,16 @@ class Work:
     def kept_items(self) -> int:
         """How many items of the chunk have begun or will: those handed out, to the one, by what a pickle would say."""
         reduced: Any = self.numbered.__reduce__()
-        return max(self._words[self._place], int(reduced[1][1]) - 1 - self.chunk.start)
+        if self._counts:
+            handed_out = int(reduced[1][1]) - 1 - self.chunk.start
+        else:  # the last member is the place in the list; there is none at its end, when all have come to something
+            handed_out = self._before + reduced[2] if len(reduced) > _AT_END else self.done
+        return max(self._words[self._place], handed_out)
+
+    @property
+    def done(self) -> int:
+        """How many items of the chunk have come to something."""
+        return self._offset + len(self._store)
 
     def stop(self) -> None:
         """Let no further item start."""
@@ -129,9 +143,8 @@ class Work:
         self._paused = False
         self.pack(arena)
         with self.lock:
-            done = self._offset + len(self._store)  # each item that was begun has come to something
-            self._begin(done)
-        return done < len(self.chunk.items)
+            self._begin(self.done)  # each item that was begun has come to something
+        return self._before < len(self.chunk.items)
 
     def pack(self, arena: Arena | None) -> None:
         """Pickle results one by one from here on, and those that there are; on the thread that runs the items."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextvars
 import itertools
+import math
 import signal
 import threading
 import time
@@ -14,6 +15,7 @@ from poolinject._injection.generators import Failed as ItemFailed
 from poolinject._transport.codec import DamagedBatch, Unsendable
 from poolinject._transport.functions import load_function
 from poolinject._transport.messages import Chunk, Forget, FromWorker, Load, Ready, Returned, Warm
+from poolinject._worker.control import COUNTED, UNCOUNTED
 from poolinject._worker.lifecycle import Terminated, is_interrupt
 from poolinject._worker.outcomes import Objects, Packed, Primitives, Work
 from poolinject.errors import TransportError, WorkerLostError
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from poolinject._worker.control import Control
 
 QUICK_SECONDS = 1e-5  # for an item; the results of quicker ones are pickled together
+BULK_SECONDS = 4e-7  # for an item; quicker ones, which cannot even have made a system call, are not counted
 
 
 @dataclass(slots=True)
@@ -35,10 +38,11 @@ class Loaded:
 
     loop: Loop
     plan: Plan | None = None
+    bulk: Loop | None = None
     measured: Measured | None = None
     error: Exception | None = None
     has_primitives: bool = True  # all results so far were builtin primitives
-    is_quick: bool = False
+    seconds: float = math.inf  # that an item of the newest chunk took
 
 
 class Runner:
@@ -77,7 +81,7 @@ class Runner:
         """Learn a function; one that cannot be loaded fails the items that need it."""
         try:
             plan = message.plan if message.blob is None else load_function(message.blob, message.name)[1]
-            loaded = Loaded(self.runtime.bind_loop(plan), plan)
+            loaded = Loaded(self.runtime.bind_loop(plan), plan, self.runtime.bind_bulk(plan))
             if plan.steps:
                 loaded.measured = self.runtime.bind_measured(plan)
         except Exception as error:  # noqa: BLE001 - whatever a user's module raises when it is imported
@@ -106,17 +110,20 @@ class Runner:
     def run(self, chunk: Chunk) -> None:
         """Run the items of a chunk up to its bound and send their outcomes."""
         function, began = self._functions[chunk.function], time.perf_counter()
-        work = self._work = Work(chunk, self._store(function), self._words, is_quick=function.is_quick)
-        self._words[3 * chunk.slot + 2] = True  # opened: the bound is read after this
+        loop, counts = self._loop(function, chunk)
+        is_quick = function.seconds < QUICK_SECONDS
+        work = self._work = Work(chunk, self._store(function), self._words, is_quick=is_quick, counts=counts)
+        self._words[3 * chunk.slot + 2] = COUNTED if counts else UNCOUNTED  # opened: the bound is read after this
         self.look()
         if chunk.run == self._failed_run:
             work.stop()
         if function.measured is not None:
-            self._go(function.measured.loop, work, most=1)
-        self._go(function.loop, work)
+            measured = function.measured.loop
+            self._go(_guarded(measured) if isinstance(chunk.items, DamagedBatch) else measured, work, most=1)
+        self._go(loop, work)
         while work.resume(self._arena):
             self.look()
-            self._go(function.loop, work)
+            self._go(loop, work)
         with self._sending:
             self._work = None
             sampled = () if function.measured is None else function.measured.take()
@@ -127,7 +134,8 @@ class Runner:
                 results = work.results(done=True, sampled=sampled)
             if results is not None:
                 self._send(results)
-        function.is_quick = time.perf_counter() - began < QUICK_SECONDS * len(chunk.items)
+        if work.done:
+            function.seconds = (time.perf_counter() - began) / work.done
         interrupt, self._interrupt = self._interrupt, None
         if interrupt is not None:
             raise interrupt
@@ -135,14 +143,21 @@ class Runner:
     def _store(self, function: Loaded) -> Objects | Packed:
         if not self._pickles:
             return Objects()
-        return Primitives() if function.is_quick and function.has_primitives else Packed(self._arena)
+        is_quick = function.seconds < QUICK_SECONDS
+        return Primitives() if is_quick and function.has_primitives else Packed(self._arena)
+
+    @staticmethod
+    def _loop(function: Loaded, chunk: Chunk) -> tuple[Loop, bool]:
+        """Choose the loop for a chunk; tell whether it counts."""
+        damaged = isinstance(chunk.items, DamagedBatch)
+        if function.bulk is not None and function.seconds < BULK_SECONDS and not (chunk.exact or damaged):
+            return function.bulk, False
+        return _guarded(function.loop) if damaged else function.loop, True
 
     def _go(self, loop: Loop, work: Work, most: int | None = None) -> None:
         """Go through the items, with a fresh copy of the context for each that changed the one before."""
         chunk, words, kept = work.chunk, self._words, work.kept
-        numbered: Iterable[tuple[int, Any]] = work.numbered if most is None else itertools.islice(work.numbered, most)
-        if isinstance(chunk.items, DamagedBatch):
-            loop = _guarded(loop)
+        numbered: Iterable[Any] = work.numbered if most is None else itertools.islice(work.numbered, most)
         again: bool | None = True
         while again:
             context = contextvars.copy_context()
@@ -166,9 +181,7 @@ class Runner:
         if self._interruptible and is_interrupt(failed.error):
             self._interrupt = failed.error
         elif isinstance(failed.error, Terminated):  # the end of a worker process, which is not the caller's
-            error = WorkerLostError(
-                self.runtime.worker.worker_id, -signal.SIGTERM, self._words[3 * work.chunk.slot + 1] - 1
-            )
+            error = WorkerLostError(self.runtime.worker.worker_id, -signal.SIGTERM, work.chunk.start + work.done)
             error.__cause__ = failed.error
             failed = ItemFailed(error, "lost", None)
         work.fail(failed)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from poolinject._transport.messages import FromWorker, ToWorker
 
@@ -52,11 +52,12 @@ class Gone:
 
     Attributes:
         exit_code: Its exit code, negative for a signal, ``None`` where it is not known.
-        begun: For each slot of its control block the index in its run of the first item that had not been begun.
+        begun: For each slot of its control block the index in its run of the first item that had not been begun, or
+            ``None`` where items were too quick to be counted.
     """
 
     exit_code: int | None
-    begun: dict[int, int]
+    begun: Mapping[int, int | None]
 
 
 class Backend(ABC):

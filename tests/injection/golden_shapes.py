@@ -91,6 +91,7 @@ async def on_every_worker(engine: Annotated[int, Depends(get_engine, lifetime="w
 
 SHAPES: dict[str, tuple[Callable[..., Any], Call, Form]] = {
     "plain": (plain, "map", "chunk"),
+    "plain_bulk": (plain, "map", "bulk"),
     "seed": (seed, "map", "chunk"),
     "mixed_chunk": (mixed, "map", "chunk"),
     "mixed_call": (mixed, "map", "call"),

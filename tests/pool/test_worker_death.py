@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import select
 import signal
@@ -16,7 +17,8 @@ from typing import Annotated, Any
 import pytest
 
 from poolinject import Depends, Failure, InjectedPool, Success, WorkerContext, WorkerLostError
-from tests.conftest import Kind
+from poolinject._worker import runner
+from tests.conftest import FORK, Kind
 from tests.pool.ledger import note, span, wait_for
 
 PATIENCE = 15.0
@@ -127,6 +129,27 @@ def kill_one(worker: WorkerContext) -> int:
     if worker.worker_id == 1 and worker.generation == 0:
         die_by_kill()
     return worker.generation
+
+
+def increment_or_die(item: int) -> int:
+    """Take so little time that nobody counts the items, but for one."""
+    return item + 1 if item != 77_777 else os._exit(17)
+
+
+@pytest.mark.parametrize("count", [100_000, 77_778])
+def test_items_too_quick_to_be_counted_cost_no_more(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
+    """The chunk goes out again and is counted, which finds the culprit."""
+    monkeypatch.setattr(runner, "BULK_SECONDS", math.inf)  # in the workers, too, since they are forked from here
+    with FORK.pool(2) as pool:
+        assert pool.map(increment_or_die, range(70_000)) == list(range(1, 70_001))
+        results: Any = pool.map(increment_or_die, range(count), on_error="return")
+        assert [index for index, result in enumerate(results) if isinstance(result, Failure)] == [77_777]
+        assert results[77_777].error.exit_code == 17
+        assert sum(result for index, result in enumerate(results) if index != 77_777) == sum(
+            index + 1 for index in range(count) if index != 77_777
+        )
+        assert pool.report.lost_workers == 2
+        assert pool.map(increment_or_die, [1, 2]) == [2, 3]
 
 
 def test_broadcast_tells_which_worker_was_lost(process: Kind) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from poolinject._scheduling.backpressure import Backpressure, ReorderBuffer
@@ -126,15 +126,17 @@ class Model:
         worker_id = chunk.worker_id
         self.perform(self.scheduler.results(worker_id, chunk_id, count, seconds, failed=failed, done=done))
 
-    def lose_worker(self, worker_id: int, begun_up_to: dict[int, int]) -> None:
+    def lose_worker(self, worker_id: int, begun_up_to: Mapping[int, int | None]) -> None:
         """Let a worker end."""
         self.ready.discard(worker_id)
         held = {number: chunk for number, chunk in self.chunks.items() if chunk.worker_id == worker_id}
-        begun = {
-            number: max(chunk.reported, min(begun_up_to.get(chunk.slot, 0) - chunk.start, chunk.count))
-            for number, chunk in held.items()
-        }
-        last = max((number for number in held if begun[number] > 0), default=None)
+        begun: dict[int, int] = {}
+        last = None
+        for number, chunk in held.items():
+            up_to = begun_up_to.get(chunk.slot, 0)
+            begun[number] = max(chunk.reported, min((up_to or 0) - chunk.start, chunk.count))
+            if up_to is None or begun[number] > 0:
+                last = number if up_to is not None else None
         for number, chunk in held.items():
             del self.chunks[number]
             is_running = number == last and begun[number] > chunk.reported

@@ -56,6 +56,33 @@ def test_reading_waits_for_room_and_goes_on_when_the_caller_has_taken() -> None:
     assert run.pressure.read == 6
 
 
+@pytest.mark.parametrize(
+    "sequence", [list(range(10)), tuple(range(10)), range(10)], ids=lambda each: type(each).__name__
+)
+def test_sequence_is_cut_into_chunks_of_its_own_kind(sequence: Any) -> None:
+    """Its items are not read one by one; the limit holds all the same."""
+    run = make_run(limit=4)
+    run.use(sequence)
+    assert run.read(iter(()), Notes())
+    assert run.news() == 4
+    assert run.take_items(0, 3, again=False) == sequence[:3]
+    run.leave(1, sequence[1:3])
+    assert run.take_items(2, 1, again=True) == sequence[2:3]
+    assert not run.wants_items
+    run.release(7, at_once=True)
+    assert not run.read(iter(()), Notes())
+    assert (run.news(), run.take_items(3, 7, again=False), run.input_ended) == (6, sequence[3:], True)
+
+
+def test_list_that_changes_after_the_call_is_taken_as_it_was() -> None:
+    """As a reader that had been quicker would have found it."""
+    items, run = [1, 2, 3], make_run()
+    run.use(items)
+    items.clear()
+    run.read(iter(()), Notes())
+    assert run.take_items(0, 3, again=False) == [1, 2, 3]
+
+
 def test_driver_is_woken_only_when_it_wants_items() -> None:
     """One note for the first item; the next comes after the driver has found nothing new."""
     source, notes, run = iter(range(1000)), Notes(), make_run(limit=100)

@@ -1,7 +1,7 @@
 """Single decisions of the scheduler, event by event."""
 
 from poolinject._scheduling.backpressure import ReorderBuffer
-from poolinject._scheduling.chunking import MOST_UNITS, Chunking
+from poolinject._scheduling.chunking import MOST_UNITS, Chunking, Pace
 from poolinject._scheduling.scheduler import WINDOW, Emit, Finish, Lose, RunState, Scheduler, Send, TakeBack
 from tests.scheduling.model import Model
 
@@ -114,6 +114,33 @@ def test_lost_worker_loses_what_it_had_begun_and_gives_back_the_rest() -> None:
     assert isinstance(again, Send)
     assert (again.start, again.size, again.again) == (3, 2, True)
     assert scheduler.results(1, again.chunk, 2, 0.0, failed=False, done=True) == [Emit(0, 3), Finish(0)]
+
+
+def test_uncounted_chunk_loses_nothing_and_is_counted_the_next_time() -> None:
+    """Which of its items was running is not known: all without an outcome go out again, to be counted."""
+    scheduler = Scheduler(1)
+    scheduler.open(RunState(0, Chunking(5), None, fail_fast=True))
+    scheduler.ready(0)
+    (send,) = scheduler.arrived(0, 5)
+    assert isinstance(send, Send)
+    assert not send.exact
+    scheduler.results(0, send.chunk, 2, 0.0, failed=False, done=False)
+    assert scheduler.gone(0, {send.slot: None}) == []
+    (again,) = scheduler.ready(0)
+    assert isinstance(again, Send)
+    assert (again.start, again.size, again.again, again.exact) == (2, 3, True, True)
+    assert scheduler.gone(0, {again.slot: 3})[0] == Lose(0, 2, 0)
+
+
+def test_nothing_is_lost_before_an_uncounted_chunk() -> None:
+    """A worker that has come to the next chunk has ended all items of the one before."""
+    scheduler = Scheduler(1)
+    scheduler.open(RunState(0, Chunking(2, pace=Pace(0.005)), None, fail_fast=False))
+    scheduler.ready(0)
+    first, second = scheduler.arrived(0, 4)
+    assert isinstance(first, Send)
+    assert isinstance(second, Send)
+    assert scheduler.gone(0, {first.slot: 2, second.slot: None}) == []
 
 
 def test_failure_of_a_fail_fast_run_takes_back_what_other_workers_have() -> None:

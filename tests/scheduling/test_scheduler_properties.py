@@ -96,12 +96,14 @@ class SchedulerMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.model.ready)
     @rule(data=st.data())
     def lose_worker(self, *, data: st.DataObject) -> None:
-        """End a worker with any number of items begun, also in slots that nothing is in any more."""
+        """End a worker with any number of items begun, or uncounted, also in slots that nothing is in any more."""
         worker_id = data.draw(st.sampled_from(sorted(self.model.ready)), label="worker")
-        begun = data.draw(st.dictionaries(st.integers(0, 31), st.integers(0, 12), max_size=4), label="stale")
+        stale = st.dictionaries(st.integers(0, 31), st.none() | st.integers(0, 12), max_size=4)
+        begun = data.draw(stale, label="stale")
         for chunk in self.model.chunks.values():
             if chunk.worker_id == worker_id:
-                begun[chunk.slot] = chunk.start + data.draw(st.integers(0, chunk.count), label="begun")
+                count = data.draw(st.none() | st.integers(0, chunk.count), label="begun")
+                begun[chunk.slot] = None if count is None else chunk.start + count
         self.model.lose_worker(worker_id, begun)
 
     @precondition(lambda self: any(chunk.taken_back for chunk in self.model.chunks.values()))

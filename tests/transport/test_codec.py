@@ -408,6 +408,15 @@ def test_classes_of_the_main_module_come_home(run_python: Callable[[str, bytes],
     assert run_python(MAIN, b"").strip() == b"ok"
 
 
+def test_range_travels_as_a_range() -> None:
+    """However many numbers it has."""
+    numbers = range(3, 3_000_000, 7)
+    data = encode_batch(numbers)
+    received: object = decode_batch(data)
+    assert received == numbers
+    assert len(data) < 100
+
+
 def test_batch_of_primitives_is_a_bare_pickle_behind_a_head() -> None:
     """Nothing but the count is added."""
     numbers = list(range(1000))
