@@ -10,6 +10,8 @@ from typing import Any
 from poolinject._scheduling.progress import check_progress
 from poolinject._scheduling.shutdown import MODES
 
+DELIVERIES = ("at_least_once", "at_most_once")
+
 
 def workers(count: int | None) -> int:
     """Give the number of workers, by default the number of cores that this process may use."""
@@ -90,12 +92,15 @@ def mode(name: str) -> None:
         raise ValueError(message)
 
 
-def run(chunksize: int | None, progress: object, on_error: object) -> None:
+def run(chunksize: int | None, progress: object, on_error: object, delivery: object) -> None:
     """Check the options of a run method."""
     at_least_one("chunksize", chunksize)
     check_progress(progress)  # type: ignore[arg-type]
     if on_error not in ("raise", "return") and not callable(on_error):
         message = f"on_error must be 'raise', 'return' or a callable, not {on_error!r}"
+        raise ValueError(message)
+    if delivery not in DELIVERIES:
+        message = f"delivery must be {' or '.join(map(repr, DELIVERIES))}, not {delivery!r}"
         raise ValueError(message)
 
 

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from poolinject.backends.base import Backend
 
 Value = TypeVar("Value")
+Delivery: TypeAlias = Literal["at_least_once", "at_most_once"]
 OnError: TypeAlias = "Literal['raise', 'return'] | Callable[[Failure], Any]"
 
 
@@ -129,6 +130,7 @@ class InjectedPool:
         chunksize: int | None = None,
         progress: Progress = None,
         on_error: OnError = "raise",
+        delivery: Delivery = "at_least_once",
     ) -> list[Value]:
         """Call ``func`` for each item and give the results in the order of the items.
 
@@ -141,6 +143,9 @@ class InjectedPool:
             progress: ``True``, a text, a dict of tqdm's options or a tqdm class.
             on_error: ``"raise"``: the first failure ends the run and its exception is raised. ``"return"``: a
                 ``Failure`` stands in the item's place. A callable: gets each ``Failure``, what it returns stands there.
+            delivery: What happens, when a worker is lost, to items that it had begun besides the one that it was
+                running: ``"at_least_once"``: those whose outcomes it had not recorded run again; it records them at
+                once, or after a millisecond where they take a few microseconds. ``"at_most_once"``: they fail, too.
 
         Raises:
             PlanError, TransportError, TypeError, ValueError: Before any item is sent, if the call cannot work.
@@ -149,7 +154,14 @@ class InjectedPool:
                 ``items`` raised, after what had been read has run.
         """
         consumption, convert = self._begin(
-            func, "map", items, RunOptions(eager=True), chunksize=chunksize, progress=progress, on_error=on_error
+            func,
+            "map",
+            items,
+            RunOptions(eager=True),
+            chunksize=chunksize,
+            progress=progress,
+            on_error=on_error,
+            delivery=delivery,
         )
         return consumption.collect(convert)
 
@@ -161,11 +173,19 @@ class InjectedPool:
         chunksize: int | None = None,
         progress: Progress = None,
         on_error: OnError = "raise",
+        delivery: Delivery = "at_least_once",
     ) -> list[Value]:
         """Do as ``map`` does; each item is a tuple of leading arguments."""
         options = RunOptions(eager=True)
         consumption, convert = self._begin(
-            func, "starmap", items, options, chunksize=chunksize, progress=progress, on_error=on_error
+            func,
+            "starmap",
+            items,
+            options,
+            chunksize=chunksize,
+            progress=progress,
+            on_error=on_error,
+            delivery=delivery,
         )
         return consumption.collect(convert)
 
@@ -177,6 +197,7 @@ class InjectedPool:
         chunksize: int | None = None,
         progress: Progress = None,
         on_error: OnError = "raise",
+        delivery: Delivery = "at_least_once",
     ) -> Iterator[Value]:
         """Do as ``map`` does, lazily: results come in order as they are ready.
 
@@ -184,7 +205,14 @@ class InjectedPool:
         thread of its own, unless it is a short list, tuple or range. Closing or dropping the iterator cancels.
         """
         consumption, convert = self._begin(
-            func, "map", items, RunOptions(), chunksize=chunksize, progress=progress, on_error=on_error
+            func,
+            "map",
+            items,
+            RunOptions(),
+            chunksize=chunksize,
+            progress=progress,
+            on_error=on_error,
+            delivery=delivery,
         )
         return consumption.iterate(convert)
 
@@ -196,11 +224,12 @@ class InjectedPool:
         chunksize: int | None = None,
         progress: Progress = None,
         on_error: OnError = "raise",
+        delivery: Delivery = "at_least_once",
     ) -> Iterator[Value]:
         """Do as ``imap`` does; results come as they are ready, in any order."""
         options = RunOptions(ordered=False)
         consumption, convert = self._begin(
-            func, "map", items, options, chunksize=chunksize, progress=progress, on_error=on_error
+            func, "map", items, options, chunksize=chunksize, progress=progress, on_error=on_error, delivery=delivery
         )
         return consumption.iterate(convert)
 
@@ -211,11 +240,12 @@ class InjectedPool:
         *,
         chunksize: int | None = None,
         progress: Progress = None,
+        delivery: Delivery = "at_least_once",
     ) -> Iterator[Outcome]:
         """Give a ``Success`` or ``Failure`` for each item, as they are ready; never raises for an item."""
         options = RunOptions(ordered=False, timed=True)
         consumption, _ = self._begin(
-            func, "map", items, options, chunksize=chunksize, progress=progress, on_error="return"
+            func, "map", items, options, chunksize=chunksize, progress=progress, on_error="return", delivery=delivery
         )
         return consumption.iterate(consuming.to_outcomes)
 
@@ -306,13 +336,15 @@ class InjectedPool:
         chunksize: int | None,
         progress: Progress,
         on_error: OnError,
+        delivery: Delivery,
     ) -> tuple[consuming.Consumption, consuming.Convert | None]:
-        _options.run(chunksize, progress, on_error)
+        _options.run(chunksize, progress, on_error, delivery)
         source = _options.iterator(items)
         plan = self._plan(func, call)
         load = self._engine.functions.load(plan)
         driver = self._engine.start(self, plan)
         options.fail_fast = on_error == "raise"
+        options.at_most_once = delivery == "at_most_once"
         run = self._engine.make_run(driver, load, options, chunksize, Bar(progress, items))
         consumption = self._engine.consume(self, driver, run, source, items)
         convert = None if on_error == "raise" else consuming.replacing(_give_back if on_error == "return" else on_error)

@@ -53,7 +53,10 @@ class Dispatcher:
         """Begin a run."""
         order = ReorderBuffer() if run.options.ordered else None
         self.runs[run.id] = run
-        self.scheduler.open(RunState(run.id, run.chunking, order, run.options.fail_fast, run.options.pinned))
+        options = run.options
+        state = RunState(run.id, run.chunking, order, options.fail_fast, options.pinned)
+        state.at_most_once = options.at_most_once
+        self.scheduler.open(state)
 
     def cancel(self, run: Run) -> None:
         """Start no further item of a run."""
@@ -123,8 +126,17 @@ class Dispatcher:
 
     def results(self, worker_id: int, message: Results) -> None:
         """Outcomes have come."""
-        chunk = self._chunks[message.chunk]
-        run, count, first = chunk.run, message.size, message.start - chunk.start
+        chunk = self._chunks.get(message.chunk)
+        if chunk is None:  # a worker that has ended had recorded what it had sent
+            return
+        run, first = chunk.run, message.start - chunk.start
+        known = self.scheduler.reported(worker_id, message.chunk)
+        if first < known:
+            message = message.without(min(known - first, message.size))
+            if not message.size and not message.done:
+                return
+            first = known
+        count = message.size
         if count:
             items = chunk.items[first : first + count]
             self.items_done[worker_id] += count

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import signal
 import threading
 import time
 from collections import deque
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 POLL_SECONDS = 1.0  # the longest that the driver waits without looking round
 FAILED_STARTS = 3  # workers in a row that end before they have begun an item, until the pool gives up
+KILLED_STARTS = 10  # the same where they were killed, which may be somebody's doing who soon leaves off
 
 
 class Driver:
@@ -49,7 +51,7 @@ class Driver:
         self._cleanup_timeout = cleanup_timeout
         self._inbox: deque[Callable[[], None]] = deque()
         self._shutdown: Shutdown | None = None
-        self._failed_starts = 0
+        self._failed_starts = 0.0  # in parts of what the pool bears
         self._step_lock = threading.RLock()
         self._thread = threading.Thread(target=self._serve, name=f"{name} driver", daemon=True)
         if not self.inline:
@@ -174,7 +176,7 @@ class Driver:
     def _follow(self, worker_id: int, message: FromWorker | Gone) -> None:
         match message:
             case Results():
-                self._failed_starts = 0
+                self._failed_starts = 0.0
                 self.dispatcher.results(worker_id, message)
             case Returned(chunk, kept):
                 self.dispatcher.returned(worker_id, chunk, kept)
@@ -206,8 +208,9 @@ class Driver:
         if self._shutdown is not None:
             self._shutdown.gone(worker_id)
             return
-        self._failed_starts += fruitless or worker_id in self.starting
-        if self._failed_starts >= FAILED_STARTS:
+        if fruitless or worker_id in self.starting:
+            self._failed_starts += 1 / (KILLED_STARTS if message.exit_code == -signal.SIGKILL else FAILED_STARTS)
+        if self._failed_starts > 1 - 1e-6:
             self._fail(WorkerLostError(worker_id, message.exit_code))
             return
         self.starting.add(worker_id)

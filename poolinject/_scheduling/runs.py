@@ -71,6 +71,7 @@ class RunOptions:
     patience: float = 0.01  # seconds for which outcomes may wait for others
     widens: bool = True  # the in-flight limit grows with the chunks
     pinned: Sequence[int] | None = None
+    at_most_once: bool = False  # what a lost worker may have run is lost
 
 
 class Run:

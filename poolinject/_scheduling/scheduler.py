@@ -81,7 +81,8 @@ class RunState:
     next: int = 0
     ended: bool = False
     cancelled: bool = False
-    exact: bool = False  # a worker ended, and the item that it was running is not known
+    at_most_once: bool = False  # what a lost worker may have run is lost
+    exact: bool = False  # what has begun must be counted: a worker ended, and the item that it was running is not known
     in_flight: int = 0  # chunks
     again: deque[tuple[int, int]] = field(default_factory=deque)
 
@@ -177,6 +178,10 @@ class Scheduler:
         self.workers[worker_id].ready = True
         return self._fill()
 
+    def reported(self, worker_id: int, chunk_id: int) -> int:
+        """Tell how many outcomes of a chunk have come."""
+        return self.workers[worker_id].chunks[chunk_id].reported
+
     def results(
         self, worker_id: int, chunk_id: int, count: int, seconds: float, *, failed: bool, done: bool
     ) -> list[Action]:
@@ -208,45 +213,51 @@ class Scheduler:
     def gone(self, worker_id: int, begun_up_to: Mapping[int, int | None]) -> list[Action]:
         """A worker has ended. *begun_up_to* gives for each slot the index of the first item that had not begun.
 
-        The item that was running, the last one begun in the last chunk that was come to, is lost. All others without
-        an outcome go to other workers; so do all where nothing was counted, and are counted from then on.
+        The item that was running, the last one begun in the last chunk that was come to, is lost; with at most once
+        all that have begun are. All others without an outcome go to other workers; so do all where nothing was
+        counted, and are counted from then on.
         """
         worker = self.workers[worker_id]
         worker.ready = False
         actions: list[Action] = []
-        last, running = self._running(worker, begun_up_to)
+        lost = self._lost_items(worker, begun_up_to)
         for chunk in list(worker.chunks.values()):
             self._close(worker, chunk)
-            lost = running if chunk is last else None
-            if lost is None and chunk.run.pinned is not None:
-                lost = chunk.reported if chunk.reported < chunk.count else None
-            actions += self._lose(worker, chunk, lost)
+            actions += self._lose(worker, chunk, lost.get(chunk.id, range(0)))
         return actions + self._fill()
 
     @staticmethod
-    def _running(worker: WorkerState, begun_up_to: Mapping[int, int | None]) -> tuple[ChunkState | None, int | None]:
-        """Find the last chunk that a worker came to, and which of its items was running, if that is known."""
-        last, running = None, None
+    def _lost_items(worker: WorkerState, begun_up_to: Mapping[int, int | None]) -> dict[int, range]:
+        """Tell which items are lost with a worker: by chunk, counted from its start."""
+        lost: dict[int, range] = {}
+        running: tuple[int, range] | None = None
         for chunk in worker.chunks.values():  # they are come to in order
             up_to = begun_up_to.get(chunk.slot, 0)
             if up_to is None:
-                chunk.run.exact, last, running = True, chunk, None
+                chunk.run.exact, running = True, None
                 continue
             begun = min(max(up_to - chunk.start, chunk.reported), chunk.count)
             if begun:
-                last, running = chunk, begun - 1 if begun > chunk.reported else None
-        return last, running
-
-    def _lose(self, worker: WorkerState, chunk: ChunkState, running: int | None) -> list[Action]:
-        """Fail the running item of a chunk, keep the others for another worker."""
-        run, actions, after = chunk.run, list[Action](), chunk.reported
+                running = chunk.id, range(max(begun - 1, chunk.reported), begun)
+            if chunk.run.at_most_once:
+                lost[chunk.id] = range(chunk.reported, begun)
+            elif chunk.run.pinned is not None:
+                lost[chunk.id] = range(chunk.reported, chunk.count)
         if running is not None:
-            index, after = chunk.start + running, running + 1
+            lost.setdefault(*running)
+        return lost
+
+    def _lose(self, worker: WorkerState, chunk: ChunkState, lost: range) -> list[Action]:
+        """Fail the lost items of a chunk, keep the others for another worker."""
+        run, actions = chunk.run, list[Action]()
+        for index in range(chunk.start + lost.start, chunk.start + lost.stop):
             actions += [Lose(run.id, index, worker.id), *self._emit(run, index, 1)]
-            if run.fail_fast:
-                actions += self.cancel(run.id)
+        if lost and run.fail_fast:
+            actions += self.cancel(run.id)
         if not run.cancelled:
-            ranges = (chunk.reported, after - 1), (after, chunk.count)
+            ranges = (
+                ((chunk.reported, lost.start), (lost.stop, chunk.count)) if lost else ((chunk.reported, chunk.count),)
+            )
             run.again.extend((chunk.start + first, end - first) for first, end in ranges if end > first)
         return actions + self._finished(run)
 
@@ -368,4 +379,4 @@ class Scheduler:
         worker.weight += weight
         worker.chunks[chunk.id] = chunk
         run.in_flight += 1
-        return Send(worker.id, run.id, chunk.id, chunk.slot, start, count, again, run.exact)
+        return Send(worker.id, run.id, chunk.id, chunk.slot, start, count, again, run.exact or run.at_most_once)

@@ -189,6 +189,21 @@ class BatchWriter:
         except BaseException:  # noqa: BLE001 - user code may raise anything
             self._add_alone(member, start, placed)
 
+    def last(self) -> bytes:
+        """Return the bytes of a batch of the newest member alone."""
+        if not self._lengths:
+            return _HEAD.pack(_TOGETHER, 1) + pickle.dumps(self._atoms[-1:], PROTOCOL)
+        length, count = self._lengths[-1], self._counts[-1]
+        self._file.seek(-abs(length), io.SEEK_CUR)
+        member = self._file.read()
+        kind, places = _APART, b""
+        if count:
+            flat = [number for place in self._places[-count:] for number in place]
+            kind, places = _BUFFERED, struct.pack(f"<I{len(flat)}Q", count, *flat) + _BUFFERS.pack(count)
+        return b"".join((
+            _KIND.pack(kind), member, self._table, struct.pack("<q", length), places, _TAIL.pack(len(self._table), 1)
+        ))  # fmt: skip
+
     def _count(self, length: int, buffers: int = 0) -> None:
         self._lengths.append(length)
         self._counts.append(buffers)

@@ -148,7 +148,8 @@ class Results(NamedTuple):
     ``seconds`` is what the block took, ``each`` what its items took where the chunk is timed. ``done`` marks the
     last block of the chunk, which may be empty and may leave items of the chunk unstarted. ``sampled`` has provider,
     uses and seconds of an item that was measured step by step. ``weight`` is the size of the message in bytes, where it
-    came through a pipe.
+    came through a pipe. ``mark`` is where the worker's journal stood when these outcomes had been recorded in it one
+    by one, 0 where they had not.
     """
 
     chunk: int
@@ -161,6 +162,18 @@ class Results(NamedTuple):
     done: bool
     sampled: tuple[tuple[str, int, float], ...] = ()
     weight: int = 0
+    mark: int = 0
+
+    def without(self, count: int) -> Results:
+        """Leave out the first outcomes."""
+        failures = tuple(each._replace(offset=each.offset - count) for each in self.failures if each.offset >= count)
+        return self._replace(
+            start=self.start + count,
+            size=self.size - count,
+            values=self.values[count:],
+            failures=failures,
+            each=self.each[count:],
+        )
 
 
 class Returned(NamedTuple):

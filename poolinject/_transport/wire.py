@@ -31,6 +31,7 @@ CHUNK, RESULTS, RETURNED, SETUP, LOAD, FORGET, WARM, STOP, READY, STOPPED = rang
 _CHUNK = struct.Struct("<QQHQQIId???")
 _RETURNED = struct.Struct("<QQ")
 _RESULTS = struct.Struct("<QQQd?QQ")
+_SINGLE = struct.Struct("<BQQQQd?QQ")  # with the header of the frame
 
 
 def encode_to_worker(message: ToWorker | Setup, arena: Arena | None = None) -> list[Buffer]:
@@ -80,6 +81,12 @@ def encode_from_worker(message: FromWorker) -> list[Buffer]:
         case Stopped(failures):
             packed = [(provider, remote_errors.pack_error(error)) for provider, error in failures]
             return frames.pack(STOPPED, pickle.dumps(packed))
+
+
+def encode_single(chunk: int, index: int, seconds: float, value: bytes) -> bytes:
+    """Write one frame for the result of one item, a batch of one, as ``Results`` would be written."""
+    head = RESULTS, _RESULTS.size + len(value), chunk, index, 1, seconds, False, len(value), 0
+    return _SINGLE.pack(*head) + value
 
 
 def _encode_results(message: Results) -> list[Buffer]:

@@ -3,7 +3,7 @@
 Each chunk in flight has a slot of three words. The caller lowers ``bound`` to take unstarted items back. The worker
 sets ``opened`` when it comes to the chunk, and only then reads ``bound``; before each item it writes into ``begun``
 where the next one is in its run, so that after its death the caller knows which item it was running. Where it does not
-count, ``opened`` says so.
+count, ``opened`` says so. Behind the slots is the journal of a worker process.
 """
 
 from __future__ import annotations
@@ -15,19 +15,22 @@ import tempfile
 from poolinject._transport.payloads import Arena
 
 SLOTS = 64  # chunks in flight to one worker, at the most
-WORDS = 3 * SLOTS
+BEGIN, FILLED = 3 * SLOTS, 3 * SLOTS + 1  # words: where the entries of the journal begin, and end
+WORDS = 3 * SLOTS + 2
 COUNTED, UNCOUNTED = 1, 2  # how a chunk has been opened
-SIZE = 8 * WORDS
+JOURNAL_SIZE = 1 << 19  # bytes; what does not fit is sent at once
+SIZE = 8 * WORDS + JOURNAL_SIZE
 
 
 class Control:
-    """The control block of one worker; from word ``3 * slot`` on: bound, begun, opened."""
+    """The control block of one worker; from word ``3 * slot`` on: bound, begun, opened. Then ``journal``, bytes."""
 
-    __slots__ = ("_memory", "words")
+    __slots__ = ("_memory", "journal", "words")
 
     def __init__(self, memory: bytearray | mmap.mmap) -> None:
         self._memory = memory
-        self.words = memoryview(memory).cast("Q")
+        with memoryview(memory) as view:
+            self.words, self.journal = view[: 8 * WORDS].cast("Q"), view[8 * WORDS :]
 
     def prepare(self, slot: int, start: int, count: int) -> None:
         """Prepare a slot for a chunk of so many items."""
@@ -47,16 +50,21 @@ class Control:
         """Tell whether the worker has come to the chunk."""
         return self.words[3 * slot + 2] != 0
 
+    def recorded(self) -> bytes:
+        """Give the entries of the journal."""
+        return bytes(self.journal[self.words[BEGIN] : self.words[FILLED]])
+
     def close(self) -> None:
         """Release the memory."""
         self.words.release()
+        self.journal.release()
         if isinstance(self._memory, mmap.mmap):
             self._memory.close()
 
 
 def private_control() -> Control:
-    """Make a block for a worker in this process."""
-    return Control(bytearray(SIZE))
+    """Make a block for a worker in this process, which needs no journal."""
+    return Control(bytearray(8 * WORDS))
 
 
 def shared_memory(size: int) -> int:

@@ -13,6 +13,7 @@ from poolinject._transport import wire
 from poolinject._transport.frames import FrameReader
 from poolinject._transport.messages import Chunk, Forget, Load, Ready, Setup, Stop, Stopped, ToWorker, Warm
 from poolinject._worker.control import map_arena, map_control
+from poolinject._worker.journal import Journal
 from poolinject._worker.lifecycle import Terminated
 from poolinject._worker.monitor import Monitor
 from poolinject._worker.outbox import Outbox
@@ -93,7 +94,9 @@ class Worker:
     def _follow(self, message: ToWorker | Setup) -> None:
         if isinstance(message, Setup):
             worker = WorkerContext(message.worker_id, message.generation, message.pool_name)
-            self._runner = Runner(Runtime(worker), self._control, self._outbox.put, pickles=True, arena=self._outgoing)
+            journal = self._outbox.journal = Journal(self._control)
+            send, arena = self._outbox.put, self._outgoing
+            self._runner = Runner(Runtime(worker), self._control, send, pickles=True, arena=arena, journal=journal)
             self._outbox.put(Ready())
         elif self._runner is None:
             message_text = "a worker got work before its set-up"

@@ -7,22 +7,29 @@ import time
 from typing import TYPE_CHECKING
 
 from poolinject._transport import wire
+from poolinject._transport.messages import Results
 
 if TYPE_CHECKING:
     import socket
 
     from poolinject._transport.messages import FromWorker
     from poolinject._transport.picklers import Buffer
+    from poolinject._worker.journal import Journal
 
 GATHER_SECONDS = 0.001  # a message waits no longer than this for others, while the worker has more to do
 GATHER_SIZE = 1 << 16  # bytes that are sent at once
 
 
 class Outbox:
-    """Gathers messages until ``write``, or until the last one was sent a while ago; any thread may use it."""
+    """Gathers messages until ``write``, or until the last one was sent a while ago; any thread may use it.
+
+    With a journal the outcomes among them outlive the worker meanwhile.
+    """
 
     def __init__(self, connection: socket.socket) -> None:
         self._connection = connection
+        self.journal: Journal | None = None
+        self._mark = 0  # before it the journal has nothing that is not in the buffers
         self._buffers: list[Buffer] = []
         self._size = 0
         self._written_at = 0.0
@@ -37,8 +44,15 @@ class Outbox:
         with self._lock:
             self._buffers += buffers
             self._size += sum(map(len, buffers))
+            if self.journal is not None and isinstance(message, Results):
+                self._mark = message.mark or self._recorded(self.journal, buffers)
         if self._size > GATHER_SIZE or time.perf_counter() - self._written_at > GATHER_SECONDS:
             self.write()
+
+    def _recorded(self, journal: Journal, buffers: list[Buffer]) -> int:
+        """Record a message; one for which there is no room is sent at once, because it is so large."""
+        journal.add(b"".join(buffers))
+        return journal.mark
 
     def write(self, *, wait: bool = True) -> bool:
         """Send everything; give whether there was anything. Without *wait* it is left to a thread that is at it."""
@@ -60,6 +74,8 @@ class Outbox:
             buffers, self._buffers, self._size = self._buffers, [], 0
             self._written_at = time.perf_counter()
             self._connection.sendall(b"".join(buffers) if len(buffers) > 1 else buffers[0])
+            if self.journal is not None:
+                self.journal.sent(self._mark)
         finally:
             self._lock.release()
         return True

@@ -9,7 +9,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
-from poolinject._transport import codec, remote_errors
+from poolinject._transport import codec, remote_errors, wire
 from poolinject._transport.messages import Chunk, Failed, Results
 
 if TYPE_CHECKING:
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from poolinject._injection.generators import Failed as ItemFailed
     from poolinject._transport.payloads import Arena
+    from poolinject._worker.journal import Journal
 
 _AT_END = 2  # members of what a pickle would say of an iterator over a list that has ended
 
@@ -73,15 +74,34 @@ class Packed:
         """Give the bytes of the batch."""
         return self._writer.take()
 
+    def last(self) -> bytes:
+        """Give the bytes of a batch of the newest one alone."""
+        return self._writer.last()
+
 
 class Work:
-    """A chunk in progress."""
+    """A chunk in progress; *seconds* is what an item of it may take.
+
+    With a journal what each item has come to is recorded there at once, and of quick ones each time that somebody
+    looks. *send_all* is called where there is no room, by the thread that runs the items.
+    """
 
     def __init__(
-        self, chunk: Chunk, store: Objects | Packed, words: memoryview, *, is_quick: bool, counts: bool
+        self,
+        chunk: Chunk,
+        store: Objects | Packed,
+        words: memoryview,
+        journal: Journal | None = None,
+        send_all: Callable[[], None] | None = None,
+        *,
+        seconds: float,
+        is_quick: bool,
+        counts: bool,
     ) -> None:
         self.chunk, self.lock = chunk, threading.Lock()
         self._store, self._words, self._is_quick, self._counts = store, words, is_quick, counts
+        self._journal, self._seconds, self._send_all = journal, seconds, send_all
+        self._recorded = 0  # outcomes in the store that the journal has, where they are recorded together
         self._place = 3 * chunk.slot  # of the bound
         self._failures: list[Failed] = []
         self._each: list[float] = []
@@ -165,6 +185,9 @@ class Work:
             self._store.add(value)
             if self.chunk.timed:
                 self._time(time.perf_counter())
+            fits = self._record_last()
+        if not fits and self._send_all is not None:
+            self._send_all()
         if self._words[self._place] < self._bound:
             self.heed_bound()
 
@@ -172,11 +195,52 @@ class Work:
         """Take the failure of an item."""
         now, text = time.perf_counter(), remote_errors.traceback_text(failed.error)
         with self.lock:
-            self._failures.append(Failed(len(self._store), failed.error, text, failed.phase, failed.provider))
+            record = Failed(len(self._store), failed.error, text, failed.phase, failed.provider)
+            self._failures.append(record)
             self._store.add(None)
             if self.chunk.timed:
                 self._time(now)
+            fits = self._record_last(record)
+        if not fits and self._send_all is not None:
+            self._send_all()
         self.heed_bound()
+
+    def _record_last(self, failed: Failed | None = None) -> bool:
+        """Record what the last item has come to, if they are recorded one by one; false where there is no room."""
+        if self._journal is None or not isinstance(self._store, Packed):
+            return True
+        value, index = self._store.last(), self.chunk.start + self.done - 1
+        if failed is None and not self.chunk.timed:
+            return self._journal.add(wire.encode_single(self.chunk.id, index, self._seconds, value))
+        failures = () if failed is None else (failed._replace(offset=0),)
+        return self._journal.add(self._frame(index, 1, value, failures, tuple(self._each[-1:])))
+
+    def _frame(
+        self, start: int, count: int, values: bytes, failures: tuple[Failed, ...], each: tuple[float, ...]
+    ) -> bytes:
+        seconds = self._seconds * count
+        results = Results(self.chunk.id, start, count, values, failures, seconds, each, done=False)
+        return b"".join(wire.encode_from_worker(results))
+
+    def record(self) -> bool:
+        """Record what quick items have come to since the last time; false where they must be packed first.
+
+        Any thread may do it, one at a time. What is too quick to be counted is not recorded either.
+        """
+        if self._journal is None or not isinstance(self._store, Primitives) or not self._counts:
+            return True
+        with self.lock:
+            before, count = self._recorded, len(self._store)
+            data = codec.encode_primitives(self._store.values[before:count]) if count > before else b""
+            if not data:
+                return data is not None
+            failures = tuple(
+                each._replace(offset=each.offset - before) for each in self._failures if before <= each.offset < count
+            )
+            start, each = self.chunk.start + self._offset + before, tuple(self._each[before:count])
+            if self._journal.add(self._frame(start, count - before, data, failures, each)):
+                self._recorded = count
+        return True
 
     def _time(self, now: float) -> None:
         self._each.append(now - self._last)
@@ -201,4 +265,6 @@ class Work:
             start, seconds = self.chunk.start + self._offset, now - self._began
             self._offset += count
             self._began = now
-        return Results(self.chunk.id, start, count, values, failures, seconds, each, done, sampled)
+            self._recorded = 0
+            mark = self._journal.mark if self._journal is not None and isinstance(self._store, Packed) else 0
+        return Results(self.chunk.id, start, count, values, failures, seconds, each, done, sampled, mark=mark)

@@ -27,8 +27,9 @@ if TYPE_CHECKING:
     from poolinject._injection.runtime import Loop, Measured, Runtime
     from poolinject._transport.payloads import Arena
     from poolinject._worker.control import Control
+    from poolinject._worker.journal import Journal
 
-QUICK_SECONDS = 1e-5  # for an item; the results of quicker ones are pickled together
+QUICK_SECONDS = 3e-6  # for an item; the results of quicker ones are pickled together
 BULK_SECONDS = 4e-7  # for an item; quicker ones, which cannot even have made a system call, are not counted
 
 
@@ -59,10 +60,12 @@ class Runner:
         *,
         pickles: bool = False,
         arena: Arena | None = None,
+        journal: Journal | None = None,
         interruptible: bool = False,
     ) -> None:
         self.runtime, self._words, self._send = runtime, control.words, send
         self._pickles, self._arena = pickles, arena  # the results are on their way to another process
+        self._journal = journal
         self._interruptible = interruptible  # on the caller's own thread
         self._functions: dict[int, Loaded] = {}
         self._work: Work | None = None
@@ -111,8 +114,16 @@ class Runner:
         """Run the items of a chunk up to its bound and send their outcomes."""
         function, began = self._functions[chunk.function], time.perf_counter()
         loop, counts = self._loop(function, chunk)
-        is_quick = function.seconds < QUICK_SECONDS
-        work = self._work = Work(chunk, self._store(function), self._words, is_quick=is_quick, counts=counts)
+        work = self._work = Work(
+            chunk,
+            self._store(function),
+            self._words,
+            self._journal,
+            self._send_all,
+            seconds=function.seconds if function.seconds < math.inf else 0.0,
+            is_quick=function.seconds < QUICK_SECONDS,
+            counts=counts,
+        )
         self._words[3 * chunk.slot + 2] = COUNTED if counts else UNCOUNTED  # opened: the bound is read after this
         self.look()
         if chunk.run == self._failed_run:
@@ -122,7 +133,7 @@ class Runner:
             self._go(_guarded(measured) if isinstance(chunk.items, DamagedBatch) else measured, work, most=1)
         self._go(loop, work)
         while work.resume(self._arena):
-            self.look()
+            self._send_all()
             self._go(loop, work)
         with self._sending:
             self._work = None
@@ -200,7 +211,7 @@ class Runner:
         if self.terminated:
             work.stop()
         work.heed_bound()
-        if (work.owes_answer or work.is_due(time.perf_counter())) and self._sending.acquire(blocking=False):
+        if self._sending.acquire(blocking=False):
             try:
                 if work is self._work:
                     self._send_part(work)
@@ -212,14 +223,23 @@ class Runner:
         if work.owes_answer:
             work.owes_answer = False
             self._send(Returned(work.chunk.id, work.kept_items))
-        if not work.is_due(time.perf_counter()):
-            return
-        results = work.results(done=False)
-        if results is not None:
-            self._send(results)
+        if work.is_due(time.perf_counter()):
+            results = work.results(done=False)
+            can_go_on = results is not None
+            if results is not None:
+                self._send(results)
         else:
+            can_go_on = work.record()
+        if not can_go_on:
             self._functions[work.chunk.function].has_primitives = False
             work.pause()
+
+    def _send_all(self) -> None:
+        """Send the packed outcomes that there are."""
+        with self._sending:
+            results = None if self._work is None else self._work.results(done=False)
+            if results is not None and results.size:
+                self._send(results)
 
 
 def _guarded(loop: Loop) -> Loop:

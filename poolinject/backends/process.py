@@ -63,6 +63,7 @@ class Peer:
         self.out: deque[Buffer] = deque()
         self.events = READ  # that the selector is asked for
         self.at_end = False  # of the worker's messages
+        self._recorded: bytes | None = None
 
     def write(self) -> None:
         """Write as much as the socket takes now."""
@@ -96,6 +97,13 @@ class Peer:
                 yield wire.decode_from_worker(kind, body, self.incoming)
             if not everything:
                 return
+
+    def read_journal(self) -> Iterator[FromWorker]:
+        """Take, once, the outcomes that a worker which has ended may not have sent."""
+        if self._recorded is None:
+            self._recorded = self.control.recorded()
+            for kind, body in FrameReader().feed(self._recorded):
+                yield wire.decode_from_worker(kind, body, self.incoming)
 
     def close(self) -> None:
         """Close the files of a worker."""
@@ -187,6 +195,8 @@ class ProcessBackend(Backend):
         for worker_id in ended:
             peer = self._peers[worker_id]
             messages.extend((worker_id, message) for message in peer.read(everything=True))
+            if all(sender != worker_id for sender, _ in messages):
+                messages.extend((worker_id, message) for message in peer.read_journal())
             if all(sender != worker_id for sender, _ in messages):
                 messages.append((worker_id, self._bury(peer)))
         return messages
