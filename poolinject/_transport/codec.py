@@ -39,7 +39,7 @@ _KIND = struct.Struct("<B")
 _BUFFERS = struct.Struct("<Q")  # number of buffers
 _HEAD = struct.Struct("<BQ")  # kind, number of members
 _TAIL = struct.Struct("<QQ")  # length of the table, number of members
-_ATOMS = frozenset((type(None), bool, int, float, str, bytes))
+ATOMS = frozenset((type(None), bool, int, float, str, bytes))
 _SMALL = 16  # up to here a look at the types is cheaper than a pickler of our own
 
 
@@ -122,7 +122,7 @@ def encode_primitives(objects: Sequence[object]) -> bytes | None:
     if type(objects) is range:
         return head + pickle.dumps(objects, PROTOCOL)
     members = objects if type(objects) is list else list(objects)
-    if len(members) <= _SMALL and _ATOMS.issuperset(map(type, members)):
+    if len(members) <= _SMALL and ATOMS.issuperset(map(type, members)):
         return head + pickle.dumps(members, PROTOCOL)
     file = io.BytesIO()
     file.write(head)
@@ -167,7 +167,7 @@ class BatchWriter:
 
     def add(self, member: object) -> None:
         """Encode one more; one that cannot be pickled is decoded as `Unsendable`."""
-        if type(member) in _ATOMS:
+        if type(member) in ATOMS:
             if self._lengths:
                 self._add_atom(member)
             else:

@@ -6,14 +6,14 @@ import struct
 
 from poolinject._transport.picklers import Buffer
 
-_HEADER = struct.Struct("<BQ")
+HEADER = struct.Struct("<BQ")
 _JOIN_LIMIT = 1 << 14  # up to here a copy is cheaper than one more buffer for the system call
 
 
 def pack(kind: int, *parts: Buffer) -> list[Buffer]:
     """Return the buffers of one frame, in order, fit for ``sendmsg``; large parts are not copied."""
     length = sum(map(len, parts))
-    header = _HEADER.pack(kind, length)
+    header = HEADER.pack(kind, length)
     if length <= _JOIN_LIMIT:
         return [b"".join((header, *parts))]
     return [header, *parts]
@@ -64,13 +64,13 @@ class FrameReader:
 
     def _read_header(self, view: memoryview, position: int) -> tuple[int, int | None, int]:
         """Return kind, length (``None`` while bytes of the header are missing) and the new position."""
-        if not self._header and len(view) - position >= _HEADER.size:
-            return *_HEADER.unpack_from(view, position), position + _HEADER.size
-        missing = _HEADER.size - len(self._header)
+        if not self._header and len(view) - position >= HEADER.size:
+            return *HEADER.unpack_from(view, position), position + HEADER.size
+        missing = HEADER.size - len(self._header)
         self._header += view[position : position + missing]
         position = min(position + missing, len(view))
-        if len(self._header) < _HEADER.size:
+        if len(self._header) < HEADER.size:
             return 0, None, position
-        kind, length = _HEADER.unpack(self._header)
+        kind, length = HEADER.unpack(self._header)
         self._header = b""
         return kind, length, position

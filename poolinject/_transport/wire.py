@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import pickle
 import struct
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,8 @@ from poolinject._transport.messages import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from poolinject._transport.payloads import Arena
     from poolinject._transport.picklers import Buffer
 
@@ -31,6 +34,7 @@ CHUNK, RESULTS, RETURNED, SETUP, LOAD, FORGET, WARM, STOP, READY, STOPPED = rang
 _CHUNK = struct.Struct("<QQHQQIId???")
 _RETURNED = struct.Struct("<QQ")
 _RESULTS = struct.Struct("<QQQd?QQ")
+_BARE = pickle.PROTO[0]  # how every pickle begins, and no frame
 _SINGLE = struct.Struct("<BQQQQd?QQ")  # with the header of the frame
 
 
@@ -81,6 +85,27 @@ def encode_from_worker(message: FromWorker) -> list[Buffer]:
         case Stopped(failures):
             packed = [(provider, remote_errors.pack_error(error)) for provider, error in failures]
             return frames.pack(STOPPED, pickle.dumps(packed))
+
+
+def read_journal(data: bytes, arena: Arena | None = None) -> Iterator[Results]:
+    """Read what a worker has recorded; results that stand bare come together with the entry before them."""
+    file, newest, bare = io.BytesIO(data), None, list[Any]()
+    while (position := file.tell()) < len(data):
+        if data[position] == _BARE:
+            bare.append(pickle.load(file))
+            continue
+        if newest is not None:
+            yield _extended(newest, bare)
+        _kind, size = frames.HEADER.unpack(file.read(frames.HEADER.size))
+        newest, bare = _decode_results(memoryview(file.read(size)), arena), []
+    if newest is not None:
+        yield _extended(newest, bare)
+
+
+def _extended(results: Results, values: list[Any]) -> Results:
+    size = results.size + len(values)
+    seconds = results.seconds * size / max(results.size, 1)
+    return results._replace(size=size, values=[*results.values, *values], seconds=seconds)
 
 
 def encode_single(chunk: int, index: int, seconds: float, value: bytes) -> bytes:

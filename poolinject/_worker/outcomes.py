@@ -5,12 +5,14 @@ One thread runs the items, others may look in at any time: they cut the items sh
 
 from __future__ import annotations
 
+import pickle
 import threading
 import time
 from typing import TYPE_CHECKING, Any
 
 from poolinject._transport import codec, remote_errors, wire
 from poolinject._transport.messages import Chunk, Failed, Results
+from poolinject._transport.picklers import PROTOCOL
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -102,6 +104,7 @@ class Work:
         self._store, self._words, self._is_quick, self._counts = store, words, is_quick, counts
         self._journal, self._seconds, self._send_all = journal, seconds, send_all
         self._recorded = 0  # outcomes in the store that the journal has, where they are recorded together
+        self._is_placed = False  # a reader of the journal knows which item the next entry is about
         self._place = 3 * chunk.slot  # of the bound
         self._failures: list[Failed] = []
         self._each: list[float] = []
@@ -185,7 +188,7 @@ class Work:
             self._store.add(value)
             if self.chunk.timed:
                 self._time(time.perf_counter())
-            fits = self._record_last()
+            fits = self._journal is None or self._record_last(self._journal, value)
         if not fits and self._send_all is not None:
             self._send_all()
         if self._words[self._place] < self._bound:
@@ -200,20 +203,24 @@ class Work:
             self._store.add(None)
             if self.chunk.timed:
                 self._time(now)
-            fits = self._record_last(record)
+            fits = self._journal is None or self._record_last(self._journal, None, record)
         if not fits and self._send_all is not None:
             self._send_all()
         self.heed_bound()
 
-    def _record_last(self, failed: Failed | None = None) -> bool:
+    def _record_last(self, journal: Journal, value: Any, failed: Failed | None = None) -> bool:
         """Record what the last item has come to, if they are recorded one by one; false where there is no room."""
-        if self._journal is None or not isinstance(self._store, Packed):
+        if type(self._store) is not Packed:
             return True
-        value, index = self._store.last(), self.chunk.start + self.done - 1
-        if failed is None and not self.chunk.timed:
-            return self._journal.add(wire.encode_single(self.chunk.id, index, self._seconds, value))
+        is_plain = failed is None and not self.chunk.timed
+        if is_plain and self._is_placed and type(value) in codec.ATOMS:
+            return journal.add(pickle.dumps(value, PROTOCOL))
+        packed, index = self._store.last(), self.chunk.start + self.done - 1
+        self._is_placed = True
+        if is_plain:
+            return journal.add(wire.encode_single(self.chunk.id, index, self._seconds, packed))
         failures = () if failed is None else (failed._replace(offset=0),)
-        return self._journal.add(self._frame(index, 1, value, failures, tuple(self._each[-1:])))
+        return journal.add(self._frame(index, 1, packed, failures, tuple(self._each[-1:])))
 
     def _frame(
         self, start: int, count: int, values: bytes, failures: tuple[Failed, ...], each: tuple[float, ...]
@@ -265,6 +272,6 @@ class Work:
             start, seconds = self.chunk.start + self._offset, now - self._began
             self._offset += count
             self._began = now
-            self._recorded = 0
+            self._recorded, self._is_placed = 0, False
             mark = self._journal.mark if self._journal is not None and isinstance(self._store, Packed) else 0
         return Results(self.chunk.id, start, count, values, failures, seconds, each, done, sampled, mark=mark)

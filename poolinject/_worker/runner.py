@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from poolinject._worker.control import Control
     from poolinject._worker.journal import Journal
 
-QUICK_SECONDS = 3e-6  # for an item; the results of quicker ones are pickled together
+QUICK_SECONDS = 4e-6  # for an item; the results of quicker ones are pickled together
 BULK_SECONDS = 4e-7  # for an item; quicker ones, which cannot even have made a system call, are not counted
 
 

@@ -102,8 +102,7 @@ class Peer:
         """Take, once, the outcomes that a worker which has ended may not have sent."""
         if self._recorded is None:
             self._recorded = self.control.recorded()
-            for kind, body in FrameReader().feed(self._recorded):
-                yield wire.decode_from_worker(kind, body, self.incoming)
+            yield from wire.read_journal(self._recorded, self.incoming)
 
     def close(self) -> None:
         """Close the files of a worker."""
