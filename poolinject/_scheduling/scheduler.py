@@ -233,16 +233,16 @@ class Scheduler:
         running: tuple[int, range] | None = None
         for chunk in worker.chunks.values():  # they are come to in order
             up_to = begun_up_to.get(chunk.slot, 0)
+            if chunk.run.pinned is not None:
+                lost[chunk.id] = range(chunk.reported, chunk.count)
             if up_to is None:
                 chunk.run.exact, running = True, None
                 continue
             begun = min(max(up_to - chunk.start, chunk.reported), chunk.count)
             if begun:
                 running = chunk.id, range(max(begun - 1, chunk.reported), begun)
-            if chunk.run.at_most_once:
+            if chunk.run.at_most_once and chunk.run.pinned is None:
                 lost[chunk.id] = range(chunk.reported, begun)
-            elif chunk.run.pinned is not None:
-                lost[chunk.id] = range(chunk.reported, chunk.count)
         if running is not None:
             lost.setdefault(*running)
         return lost
