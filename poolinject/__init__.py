@@ -11,6 +11,7 @@ if typing.TYPE_CHECKING:
     from poolinject._injection.plan import PlanView
     from poolinject._injection.resolver import Resolver
     from poolinject._scheduling.reports import CleanupReport, RunReport
+    from poolinject._scheduling.retries import RetryPolicy
     from poolinject._transport.messages import Failure, Outcome, Success
     from poolinject.backends.base import Backend, WorkerInfo
     from poolinject.errors import (
@@ -46,6 +47,7 @@ __all__ = [
     "PoolClosedError",
     "PoolInjectError",
     "Resolver",
+    "RetryPolicy",
     "RunReport",
     "Success",
     "TransportError",
@@ -58,6 +60,7 @@ _NAMES = {
     "_injection.plan": ["PlanView"],
     "_injection.resolver": ["Resolver"],
     "_scheduling.reports": ["CleanupReport", "RunReport"],
+    "_scheduling.retries": ["RetryPolicy"],
     "_transport.messages": ["Failure", "Outcome", "Success"],
     "backends.base": ["Backend", "WorkerInfo"],
     "errors": [name for name in __all__ if name.endswith("Error")],

@@ -15,6 +15,7 @@ from poolinject._scheduling.engine import Engine, EngineOptions
 from poolinject._scheduling.functions import Functions
 from poolinject._scheduling.progress import Bar, Progress
 from poolinject._scheduling.reports import CleanupReport, RunReport
+from poolinject._scheduling.retries import RetryPolicy, as_policy
 from poolinject._scheduling.runs import RunOptions
 from poolinject._transport.messages import Failure, Outcome
 from poolinject.backends import make_backend
@@ -130,6 +131,7 @@ class InjectedPool:
         chunksize: int | None = None,
         progress: Progress = None,
         on_error: OnError = "raise",
+        retries: RetryPolicy | int | None = None,
         delivery: Delivery = "at_least_once",
     ) -> list[Value]:
         """Call ``func`` for each item and give the results in the order of the items.
@@ -143,6 +145,7 @@ class InjectedPool:
             progress: ``True``, a text, a dict of tqdm's options or a tqdm class.
             on_error: ``"raise"``: the first failure ends the run and its exception is raised. ``"return"``: a
                 ``Failure`` stands in the item's place. A callable: gets each ``Failure``, what it returns stands there.
+            retries: How many further attempts an item that fails gets, or a ``RetryPolicy``.
             delivery: What happens, when a worker is lost, to items that it had begun besides the one that it was
                 running: ``"at_least_once"``: those whose outcomes it had not recorded run again; it records them at
                 once, or after a millisecond where they take a few microseconds. ``"at_most_once"``: they fail, too.
@@ -153,15 +156,9 @@ class InjectedPool:
             BaseException: With ``on_error="raise"`` what an item raised, type kept, noted with item and worker; what
                 ``items`` raised, after what had been read has run.
         """
+        options = RunOptions(eager=True, retries=as_policy(retries))
         consumption, convert = self._begin(
-            func,
-            "map",
-            items,
-            RunOptions(eager=True),
-            chunksize=chunksize,
-            progress=progress,
-            on_error=on_error,
-            delivery=delivery,
+            func, "map", items, options, chunksize=chunksize, progress=progress, on_error=on_error, delivery=delivery
         )
         return consumption.collect(convert)
 
@@ -173,10 +170,11 @@ class InjectedPool:
         chunksize: int | None = None,
         progress: Progress = None,
         on_error: OnError = "raise",
+        retries: RetryPolicy | int | None = None,
         delivery: Delivery = "at_least_once",
     ) -> list[Value]:
         """Do as ``map`` does; each item is a tuple of leading arguments."""
-        options = RunOptions(eager=True)
+        options = RunOptions(eager=True, retries=as_policy(retries))
         consumption, convert = self._begin(
             func,
             "starmap",
@@ -197,6 +195,7 @@ class InjectedPool:
         chunksize: int | None = None,
         progress: Progress = None,
         on_error: OnError = "raise",
+        retries: RetryPolicy | int | None = None,
         delivery: Delivery = "at_least_once",
     ) -> Iterator[Value]:
         """Do as ``map`` does, lazily: results come in order as they are ready.
@@ -204,15 +203,9 @@ class InjectedPool:
         Work begins at the call and goes on in the background within the in-flight limit. The input is read on a
         thread of its own, unless it is a short list, tuple or range. Closing or dropping the iterator cancels.
         """
+        options = RunOptions(retries=as_policy(retries))
         consumption, convert = self._begin(
-            func,
-            "map",
-            items,
-            RunOptions(),
-            chunksize=chunksize,
-            progress=progress,
-            on_error=on_error,
-            delivery=delivery,
+            func, "map", items, options, chunksize=chunksize, progress=progress, on_error=on_error, delivery=delivery
         )
         return consumption.iterate(convert)
 
@@ -224,10 +217,11 @@ class InjectedPool:
         chunksize: int | None = None,
         progress: Progress = None,
         on_error: OnError = "raise",
+        retries: RetryPolicy | int | None = None,
         delivery: Delivery = "at_least_once",
     ) -> Iterator[Value]:
         """Do as ``imap`` does; results come as they are ready, in any order."""
-        options = RunOptions(ordered=False)
+        options = RunOptions(ordered=False, retries=as_policy(retries))
         consumption, convert = self._begin(
             func, "map", items, options, chunksize=chunksize, progress=progress, on_error=on_error, delivery=delivery
         )
@@ -240,10 +234,11 @@ class InjectedPool:
         *,
         chunksize: int | None = None,
         progress: Progress = None,
+        retries: RetryPolicy | int | None = None,
         delivery: Delivery = "at_least_once",
     ) -> Iterator[Outcome]:
         """Give a ``Success`` or ``Failure`` for each item, as they are ready; never raises for an item."""
-        options = RunOptions(ordered=False, timed=True)
+        options = RunOptions(ordered=False, timed=True, retries=as_policy(retries))
         consumption, _ = self._begin(
             func, "map", items, options, chunksize=chunksize, progress=progress, on_error="return", delivery=delivery
         )
@@ -347,8 +342,7 @@ class InjectedPool:
         options.at_most_once = delivery == "at_most_once"
         run = self._engine.make_run(driver, load, options, chunksize, Bar(progress, items))
         consumption = self._engine.consume(self, driver, run, source, items)
-        convert = None if on_error == "raise" else consuming.replacing(_give_back if on_error == "return" else on_error)
-        return consumption, convert
+        return consumption, None if on_error == "raise" else consuming.replacing(on_error)
 
     def _plan(self, func: Callable[..., Any], call: Call) -> Plan:
         self._check_usable()
@@ -369,7 +363,3 @@ class InjectedPool:
         if is_inside(self._engine.backend):
             message = f"pool {self._name!r} is used inside one of its own workers, which would wait for itself"
             raise PoolInjectError(message)
-
-
-def _give_back(failure: Failure) -> Failure:
-    return failure

@@ -32,6 +32,7 @@ CONTRACT = {
     "PoolClosedError",
     "PoolInjectError",
     "Resolver",
+    "RetryPolicy",
     "RunReport",
     "Success",
     "TransportError",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextvars
 import threading
 import time
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 from poolinject._scheduling.runs import WAIT_SECONDS, Block, Run
 from poolinject._transport.messages import Failure, Success
@@ -117,7 +117,7 @@ class Consumption:
             if driver.inline and not run.finished:
                 run.read(self._source, driver.notify, most=run.chunking.size if run.wants_items else 0)
                 driver.step(0)
-            block = run.take(0 if driver.inline else WAIT_SECONDS)
+            block = run.take(driver.rest(run) if driver.inline else WAIT_SECONDS)
             if block is not None or run.exhausted:
                 return block
             if not driver.alive and not run.finished:
@@ -193,8 +193,8 @@ def up_to_failure(block: Block) -> Iterator[Any]:
     raise_failure(block.failure(0))
 
 
-def replacing(handle: Callable[[Failure], Any]) -> Convert:
-    """Make a conversion that puts something in the place of each failure."""
+def replacing(on_error: Literal["return"] | Callable[[Failure], Any]) -> Convert:
+    """Make a conversion that puts something in the place of each failure: itself, or what *on_error* makes of it."""
 
     def convert(block: Block) -> Iterable[Any]:
         return handled(block) if block.failures else block.values
@@ -202,7 +202,11 @@ def replacing(handle: Callable[[Failure], Any]) -> Convert:
     def handled(block: Block) -> Iterator[Any]:
         failures = {failed.offset: position for position, failed in enumerate(block.failures)}
         for offset, value in enumerate(block.values):
-            yield handle(block.failure(failures[offset])) if offset in failures else value
+            if offset in failures:
+                failure = block.failure(failures[offset])
+                yield failure if on_error == "return" else on_error(failure)
+            else:
+                yield value
 
     return convert
 
@@ -215,7 +219,8 @@ def to_outcomes(block: Block) -> Iterator[Success[Any] | Failure]:
             yield block.failure(failures[offset])
         else:
             seconds = block.each[offset] if offset < len(block.each) else 0.0
-            yield Success(block.start + offset, block.items[offset], value, 1, block.worker_id, seconds)
+            item = block.items[offset]
+            yield Success(block.start + offset, item, value, block.attempt, block.worker_id, seconds)
 
 
 def raise_failure(failure: Failure) -> NoReturn:

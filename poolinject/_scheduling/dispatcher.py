@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import math
+import random
 import time
 from collections import deque
+from heapq import heappop, heappush
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from poolinject._scheduling.backpressure import ReorderBuffer
+from poolinject._scheduling.retries import Retry, delay_of, may_retry, retries_of
 from poolinject._scheduling.runs import Block, Run
-from poolinject._scheduling.scheduler import Action, Emit, Finish, Lose, RunState, Scheduler, Send, TakeBack
+from poolinject._scheduling.scheduler import Scheduler
+from poolinject._scheduling.state import Action, Emit, Finish, Later, Lose, RunState, Send, TakeBack
 from poolinject._transport.messages import Chunk, Failed, Forget, Load, Results
 from poolinject.errors import WorkerLostError
 
@@ -22,6 +26,7 @@ if TYPE_CHECKING:
 MOST_LOADED = 256  # functions that a worker knows at the same time, where no more are running
 RECLAIM_SECONDS = 0.002  # after so long a worker that has not opened a chunk that was taken back never will
 UNEVEN_SECONDS = 0.02  # for which one worker has nothing to do and another more than it seems
+REST_SECONDS = 0.1  # the longest that is waited where items run in the caller
 WIDTH = 4  # chunks for each worker that an automatic in-flight limit leaves room for
 
 
@@ -32,6 +37,7 @@ class InFlight(NamedTuple):
     worker_id: int
     start: int
     items: Sequence[Any]
+    attempt: int
 
 
 class Dispatcher:
@@ -48,6 +54,7 @@ class Dispatcher:
         self._untold: set[Run] = set()
         self._heard_at = 0.0
         self._taken: deque[tuple[float, TakeBack]] = deque()  # with the time from which they can be reclaimed
+        self._later: list[tuple[float, int, int]] = []  # a heap: when an item of a run is due, the run, its index
 
     def open(self, run: Run) -> None:
         """Begin a run."""
@@ -96,6 +103,21 @@ class Dispatcher:
             return self._taken[0][0] - now
         return UNEVEN_SECONDS if self.scheduler.is_uneven else math.inf
 
+    def look_at_retries(self) -> float:
+        """Have the items tried again that have waited for it; give when to look again."""
+        now, due = time.monotonic(), list[tuple[int, int]]()
+        while self._later and self._later[0][0] <= now:
+            due.append(heappop(self._later)[1:])
+        if due:
+            self._perform(self.scheduler.due(due))
+        return self._later[0][0] - now if self._later else math.inf
+
+    def rest(self) -> float:
+        """Give for how long there is nothing to do but wait until an item is due; at most a moment."""
+        if self._chunks or not any(state.waiting for state in self.scheduler.runs.values()):
+            return 0.0
+        return min(max(0.0, self._later[0][0] - time.monotonic()), REST_SECONDS)
+
     def tell(self) -> None:
         """Wake the consumers of what has been emitted since."""
         for run in self._untold:
@@ -136,20 +158,23 @@ class Dispatcher:
             if not message.size and not message.done:
                 return
             first = known
-        count = message.size
+        count, retried = message.size, list[Retry]()
+        if message.failures and run.options.retries is not None and not self.scheduler.runs[run.id].cancelled:
+            retried = retries_of(run.options.retries, chunk.attempt, message.start, message.failures, random.random)
         if count:
             items = chunk.items[first : first + count]
             self.items_done[worker_id] += count
             run.chunking.weigh(count, message.weight)
-            self._keep(run, Block(message.start, items, message.values, message.failures, message.each, worker_id))
+            parts = items, message.values, message.failures, message.each
+            self._keep(run, Block(message.start, *parts, worker_id, chunk.attempt), retried)
         if message.sampled:
             run.sample(message.sampled)
         if message.done:
             del self._chunks[message.chunk]
             run.leave(message.start + count, chunk.items[first + count :])
-        failed = bool(message.failures)
+        failed = len(message.failures) > len(retried)
         actions = self.scheduler.results(
-            worker_id, message.chunk, count, message.seconds, failed=failed, done=message.done
+            worker_id, message.chunk, count, message.seconds, failed=failed, done=message.done, retried=retried
         )
         run.widen(WIDTH * len(self.items_done) * run.chunking.size)
         self._perform(actions)
@@ -159,17 +184,20 @@ class Dispatcher:
 
         Gives whether it had items and ended before it had begun any, as one that cannot load the function does.
         """
-        had_items = self.is_busy(worker_id)
+        had_items, self._lost = self.is_busy(worker_id), WorkerLostError(worker_id, exit_code)
+        delays = dict[int, float]()
         for number, chunk in list(self._chunks.items()):
             if chunk.worker_id == worker_id:
                 del self._chunks[number]
                 chunk.run.leave(chunk.start, chunk.items)
+                delay = delay_of(chunk.run.options.retries, chunk.attempt, "lost", self._lost, random.random)
+                if delay is not None:
+                    delays[number] = delay
         for run in self.runs.values():
             run.counts.lost_workers += 1
         self._loaded[worker_id].clear()
-        self._lost = WorkerLostError(worker_id, exit_code)
         uncounted = any(begun.get(chunk.slot, 0) is None for chunk in self.scheduler.workers[worker_id].chunks.values())
-        actions = self.scheduler.gone(worker_id, begun)
+        actions = self.scheduler.gone(worker_id, begun, delays)
         self._perform(actions)
         return had_items and not uncounted and not any(isinstance(action, Lose) for action in actions)
 
@@ -194,15 +222,34 @@ class Dispatcher:
         self._chunks[chunk_id] = chunk._replace(items=chunk.items[:kept])
         self._perform(self.scheduler.returned(worker_id, chunk_id, kept))
 
-    def _keep(self, run: Run, block: Block) -> None:
-        """Keep a block until the scheduler says that its turn has come."""
-        failed, count = len(block.failures), len(block.values)
-        run.blocks[block.start] = block
-        run.counts.failed += failed
-        run.counts.succeeded += count - failed
-        if failed and run.options.fail_fast and run.failure is None:
-            run.failure = block.failure(0)
-        run.bar.update(count, failed)
+    def _keep(self, run: Run, block: Block, retried: Sequence[Retry] = ()) -> None:
+        """Keep a block until the scheduler says that its turn has come, save the items that are tried again."""
+        if retried or block.attempt > 1:
+            self._remember(run, block, {retry.index for retry in retried})
+        for part in block.around([retry.index for retry in retried]) if retried else (block,):
+            failed, count = len(part.failures), len(part.values)
+            run.blocks[part.start] = part
+            run.counts.failed += failed
+            run.counts.succeeded += count - failed
+            if failed and run.options.fail_fast and run.failure is None:
+                run.failure = part.failure(0)
+            run.bar.update(count, failed)
+
+    @staticmethod
+    def _remember(run: Run, block: Block, retried: set[int]) -> None:
+        """Keep the items that are tried again, and what became of them; end those that are not."""
+        for failed in block.failures:
+            index = block.start + failed.offset
+            if index in retried:
+                run.leave(index, [block.items[failed.offset]])
+                run.attempts.remember(index, block.attempt, failed)
+            else:
+                run.attempts.tell(index, failed.error)
+        if block.attempt > 1:
+            indices = range(block.start, block.start + len(block.values))
+            run.attempts.forget(index for index in indices if index not in retried)
+        run.counts.retries += len(retried)
+        run.bar.update(0, 0, len(retried))
 
     def _perform(self, actions: list[Action]) -> None:
         for action in actions:
@@ -216,38 +263,42 @@ class Dispatcher:
                 case TakeBack(worker_id, slot, _, keep):
                     self._backend.take_back(worker_id, slot, keep)
                     self._taken.append((time.monotonic() + RECLAIM_SECONDS, action))
-                case Lose(run_id, index, worker_id):
-                    self._lose(self.runs[run_id], index, worker_id)
+                case Lose():
+                    self._lose(self.runs[action.run], action)
+                case Later(run_id, index, delay):
+                    heappush(self._later, (time.monotonic() + delay, run_id, index))
                 case Finish(run_id):
                     self._finish(self.runs[run_id])
 
     def _send(self, send: Send) -> None:
         run = self.runs[send.run]
         items = run.take_items(send.start, send.size, again=send.again)
-        self._chunks[send.chunk] = InFlight(run, send.worker_id, send.start, items)
+        self._chunks[send.chunk] = InFlight(run, send.worker_id, send.start, items, send.attempt)
         self.load(send.worker_id, run.load)
-        options = run.options
+        options, is_last = run.options, not may_retry(run.options.retries, send.attempt)
         chunk = Chunk(
             id=send.chunk,
             run=run.id,
             slot=send.slot,
             function=run.load.function,
             start=send.start,
-            attempt=1,
+            attempt=send.attempt,
             unit=options.unit,
             patience=options.patience,
             exact=send.exact,
-            stop_on_failure=options.fail_fast,
+            stop_on_failure=options.fail_fast and is_last,
+            tells_failures=not is_last,
             timed=options.timed,
             items=items,
         )
         run.chunking.weigh(len(items), self._backend.send(send.worker_id, chunk))
 
-    def _lose(self, run: Run, index: int, worker_id: int) -> None:
+    def _lose(self, run: Run, lose: Lose) -> None:
         exit_code = self._lost.exit_code if self._lost is not None else None
-        error = WorkerLostError(worker_id, exit_code, index)
-        item = run.take_items(index, 1, again=True)
-        self._keep(run, Block(index, item, [None], [Failed(0, error, str(error), "lost", None)], (), worker_id))
+        error = WorkerLostError(lose.worker_id, exit_code, lose.index)
+        item, failed = run.take_items(lose.index, 1, again=True), Failed(0, error, str(error), "lost", None)
+        block = Block(lose.index, item, [None], [failed], (), lose.worker_id, lose.attempt)
+        self._keep(run, block, [] if lose.delay is None else [Retry(lose.index, lose.delay)])
 
     def _finish(self, run: Run) -> None:
         del self.runs[run.id]

@@ -95,10 +95,14 @@ class Driver:
         while self.alive and time.monotonic() < deadline:
             if self.inline:
                 self.step(0)
-            else:
-                self.over.wait(min(POLL_SECONDS, deadline - time.monotonic()))
+            patience = self.dispatcher.rest() if self.inline else POLL_SECONDS
+            self.over.wait(min(patience, max(0.0, deadline - time.monotonic())))
         if not self.inline:
             self._thread.join(POLL_SECONDS)
+
+    def rest(self, run: Run) -> float:
+        """Give for how long nothing can come of a run but by waiting, where items run in the caller."""
+        return 0.0 if run.wants_items and run.pressure.room > 0 else self.dispatcher.rest()
 
     def wait_started(self) -> None:
         """Wait until every worker is ready, or cannot be."""
@@ -149,7 +153,7 @@ class Driver:
             while self._inbox:
                 self._inbox.popleft()()
             self.dispatcher.look_at_inputs()
-            timeout = min(timeout, self.dispatcher.reclaim())
+            timeout = min(timeout, self.dispatcher.reclaim(), self.dispatcher.look_at_retries())
             if self._shutdown is not None:
                 timeout = self._shutdown.advance(timeout)
                 if self._shutdown.over:

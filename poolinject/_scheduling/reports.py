@@ -20,7 +20,7 @@ class RunReport:
         items: Items read from the input.
         succeeded: Items that went through.
         failed: Items that failed.
-        retries: Attempts beyond the first of each item.
+        retries: Failed attempts after which the item was to be tried again.
         lost_workers: Workers that ended while the run was going on.
         seconds: From the call to the last outcome, in the caller.
         provider_seconds: For each provider the mean seconds that one use of it took in the workers, set-up and

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from poolinject._scheduling.reports import RunReport
+from poolinject._scheduling.retries import Attempts
 from poolinject._transport.messages import Failure
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from poolinject._scheduling.backpressure import Backpressure
     from poolinject._scheduling.chunking import Chunking
     from poolinject._scheduling.progress import Bar
+    from poolinject._scheduling.retries import RetryPolicy
     from poolinject._transport.messages import Failed, Load
 
 WAIT_SECONDS = 1.0  # after so long each wait looks whether the driver is still there
@@ -24,7 +26,7 @@ WAIT_SECONDS = 1.0  # after so long each wait looks whether the driver is still 
 
 @dataclass(slots=True)
 class Block:
-    """Outcomes of consecutive items."""
+    """Outcomes of consecutive items, all of the same attempt."""
 
     start: int
     items: Sequence[Any]
@@ -32,6 +34,22 @@ class Block:
     failures: Sequence[Failed]
     each: Sequence[float]
     worker_id: int
+    attempt: int = 1
+
+    def around(self, left_out: Sequence[int]) -> Iterator[Block]:
+        """Give the parts between some of its items, known by their indices in order."""
+        first, failures = 0, deque(self.failures)
+        for end in (*(index - self.start for index in left_out), len(self.values)):
+            own = []
+            while failures and failures[0].offset < end:
+                failed = failures.popleft()
+                own.append(failed._replace(offset=failed.offset - first))
+            if failures and failures[0].offset == end:
+                failures.popleft()
+            if end > first:
+                parts = self.items[first:end], self.values[first:end], own, self.each[first:end]
+                yield Block(self.start + first, *parts, self.worker_id, self.attempt)
+            first = end + 1
 
     def failure(self, position: int) -> Failure:
         """Make the record of one of its failures."""
@@ -43,7 +61,7 @@ class Block:
             traceback=failed.traceback,
             phase=failed.phase,
             provider=failed.provider,
-            attempts=1,
+            attempts=self.attempt,
             worker_id=self.worker_id,
         )
 
@@ -72,6 +90,7 @@ class RunOptions:
     widens: bool = True  # the in-flight limit grows with the chunks
     pinned: Sequence[int] | None = None
     at_most_once: bool = False  # what a lost worker may have run is lost
+    retries: RetryPolicy | None = None
 
 
 class Run:
@@ -86,7 +105,7 @@ class Run:
     ) -> None:
         self.id, self.load, self.options = number, load, options
         self.chunking, self.pressure, self.bar = chunking, pressure, bar
-        self.counts = Counts()
+        self.counts, self.attempts = Counts(), Attempts()
         self.error: BaseException | None = None  # what ends the run, raised after the outcomes before it
         self.failure: Failure | None = None  # the first one, where it ends the run
         self.finished = False

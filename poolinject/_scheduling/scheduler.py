@@ -7,128 +7,27 @@ exactly one outcome, unless its run is cancelled before it starts.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import NamedTuple, TypeAlias
+from collections.abc import Iterable, Mapping, Sequence
 
-from poolinject._scheduling.backpressure import ReorderBuffer
-from poolinject._scheduling.chunking import Chunking
+from poolinject._scheduling.retries import Retry
+from poolinject._scheduling.state import (
+    WINDOW,
+    Action,
+    ChunkState,
+    Emit,
+    Finish,
+    Later,
+    Lose,
+    RunState,
+    Send,
+    TakeBack,
+    WorkerState,
+)
 
-WINDOW = 64  # chunks in flight to one worker, at the most
 PREFETCH_SECONDS = 0.02  # of work that a worker has ahead
 PREFETCH_BYTES = 1 << 22  # the same, beyond one chunk
 LONG_SECONDS = 0.2  # a chunk that takes longer is sent only to a worker that has nothing to do
 WORTH_SECONDS = 0.002  # of work that waits at a busy worker is worth taking to an idle one
-
-
-class Send(NamedTuple):
-    """Send a chunk to a worker. ``again``: it came back from a worker; ``exact``: what has begun must be counted."""
-
-    worker_id: int
-    run: int
-    chunk: int
-    slot: int
-    start: int
-    size: int
-    again: bool
-    exact: bool
-
-
-class TakeBack(NamedTuple):
-    """Let no item of a chunk start beyond the first ``keep``; ``returned`` tells how many the worker really keeps."""
-
-    worker_id: int
-    slot: int
-    chunk: int
-    keep: int
-
-
-class Emit(NamedTuple):
-    """Hand the block that starts here to the caller."""
-
-    run: int
-    start: int
-
-
-@dataclass(frozen=True, slots=True)
-class Lose:
-    """Fail the item that a worker was running when it ended."""
-
-    run: int
-    index: int
-    worker_id: int
-
-
-class Finish(NamedTuple):
-    """The run is over: nothing of it is in flight, nothing will come."""
-
-    run: int
-
-
-Action: TypeAlias = Send | TakeBack | Emit | Lose | Finish
-
-
-@dataclass(slots=True)
-class RunState:
-    """One run. ``pinned`` maps an index to the worker it must go to (a broadcast)."""
-
-    id: int
-    chunking: Chunking
-    order: ReorderBuffer | None
-    fail_fast: bool
-    pinned: Sequence[int] | None = None
-    read: int = 0
-    next: int = 0
-    ended: bool = False
-    cancelled: bool = False
-    at_most_once: bool = False  # what a lost worker may have run is lost
-    exact: bool = False  # what has begun must be counted: a worker ended, and the item that it was running is not known
-    in_flight: int = 0  # chunks
-    again: deque[tuple[int, int]] = field(default_factory=deque)
-
-    @property
-    def available(self) -> int:
-        """Items that are there and in no chunk."""
-        return 0 if self.cancelled else self.read - self.next
-
-    @property
-    def over(self) -> bool:
-        """Whether nothing can come any more."""
-        return self.in_flight == 0 and (self.cancelled or (self.ended and not self.available and not self.again))
-
-
-@dataclass(slots=True)
-class ChunkState:
-    """One chunk in flight; ``reported`` counts the outcomes that have come, ``seconds`` is what it may take.
-
-    ``count`` falls where items are taken back, ``taken`` says that this is under way.
-    """
-
-    id: int
-    run: RunState
-    slot: int
-    start: int
-    count: int
-    seconds: float
-    weight: float
-    reported: int = 0
-    taken: bool = False
-
-
-@dataclass(slots=True)
-class WorkerState:
-    """One slot for a worker; ``load`` is what its chunks may take in seconds, ``weight`` what they may be in bytes.
-
-    A worker that has its fill wants nothing until half of it is done, so that chunks go out several at a time.
-    """
-
-    id: int
-    ready: bool = False
-    load: float = 0.0
-    weight: float = 0.0
-    full: bool = False
-    chunks: dict[int, ChunkState] = field(default_factory=dict)
-    slots: list[int] = field(default_factory=lambda: list(range(WINDOW)))
 
 
 class Scheduler:
@@ -165,6 +64,7 @@ class Scheduler:
             return []
         run.cancelled = True
         run.again.clear()
+        run.waiting.clear()
         actions: list[Action] = [
             TakeBack(worker.id, chunk.slot, chunk.id, 0)
             for worker in self.workers
@@ -183,21 +83,38 @@ class Scheduler:
         return self.workers[worker_id].chunks[chunk_id].reported
 
     def results(
-        self, worker_id: int, chunk_id: int, count: int, seconds: float, *, failed: bool, done: bool
+        self,
+        worker_id: int,
+        chunk_id: int,
+        count: int,
+        seconds: float,
+        *,
+        failed: bool,
+        done: bool,
+        retried: Sequence[Retry] = (),
     ) -> list[Action]:
-        """A block of outcomes came from a worker, the next ones of its chunk."""
+        """A block of outcomes came from a worker, the next ones of its chunk.
+
+        Those of *retried*, in order, are to be tried again (none of a run that is cancelled); *failed* tells whether
+        another one is a failure.
+        """
         worker = self.workers[worker_id]
         chunk = worker.chunks[chunk_id]
         run, start = chunk.run, chunk.start + chunk.reported
         chunk.reported += count
         run.chunking.observe(count, seconds)
-        actions = self._emit(run, start, count)
+        actions: list[Action] = []
+        for retry in retried:
+            actions += self._emit(run, start, retry.index - start)
+            actions.append(self._later(run, retry.index, chunk.attempt, retry.delay))
+            start = retry.index + 1
+        actions += self._emit(run, start, chunk.start + chunk.reported - start)
         if failed and run.fail_fast:
             actions += self.cancel(run.id)
         if done:
             self._close(worker, chunk)
             if not run.cancelled and chunk.reported < chunk.count:
-                run.again.append((chunk.start + chunk.reported, chunk.count - chunk.reported))
+                run.again.append((chunk.start + chunk.reported, chunk.count - chunk.reported, chunk.attempt))
             actions += self._finished(run)
         return actions + self._fill()
 
@@ -206,16 +123,32 @@ class Scheduler:
         chunk = self.workers[worker_id].chunks[chunk_id]
         chunk.taken = False
         if kept < chunk.count and not chunk.run.cancelled:
-            chunk.run.again.append((chunk.start + kept, chunk.count - kept))
+            chunk.run.again.append((chunk.start + kept, chunk.count - kept, chunk.attempt))
         chunk.count = kept
         return self._fill()
 
-    def gone(self, worker_id: int, begun_up_to: Mapping[int, int | None]) -> list[Action]:
+    def due(self, items: Iterable[tuple[int, int]]) -> list[Action]:
+        """The time of items that wait has come, known by run and index; those that were cancelled are passed over."""
+        for run_id, index in items:
+            run = self.runs.get(run_id)
+            attempt = run.waiting.pop(index, None) if run is not None else None
+            if run is None or attempt is None:
+                continue
+            start, count, newest = run.again[-1] if run.again else (0, 0, 0)
+            if (start + count, newest) == (index, attempt):  # neighbours share a chunk
+                run.again[-1] = (start, count + 1, attempt)
+            else:
+                run.again.append((index, 1, attempt))
+        return self._fill()
+
+    def gone(
+        self, worker_id: int, begun_up_to: Mapping[int, int | None], delays: Mapping[int, float] | None = None
+    ) -> list[Action]:
         """A worker has ended. *begun_up_to* gives for each slot the index of the first item that had not begun.
 
         The item that was running, the last one begun in the last chunk that was come to, is lost; with at most once
         all that have begun are. All others without an outcome go to other workers; so do all where nothing was
-        counted, and are counted from then on.
+        counted, and are counted from then on. *delays* has the chunks of which a lost item is to be tried again.
         """
         worker = self.workers[worker_id]
         worker.ready = False
@@ -223,7 +156,7 @@ class Scheduler:
         lost = self._lost_items(worker, begun_up_to)
         for chunk in list(worker.chunks.values()):
             self._close(worker, chunk)
-            actions += self._lose(worker, chunk, lost.get(chunk.id, range(0)))
+            actions += self._lose(worker, chunk, lost.get(chunk.id, range(0)), (delays or {}).get(chunk.id))
         return actions + self._fill()
 
     @staticmethod
@@ -247,19 +180,26 @@ class Scheduler:
             lost.setdefault(*running)
         return lost
 
-    def _lose(self, worker: WorkerState, chunk: ChunkState, lost: range) -> list[Action]:
-        """Fail the lost items of a chunk, keep the others for another worker."""
-        run, actions = chunk.run, list[Action]()
+    def _lose(self, worker: WorkerState, chunk: ChunkState, lost: range, delay: float | None) -> list[Action]:
+        """Fail the lost items of a chunk, unless they are to be tried again; keep the others for another worker."""
+        run, actions, attempt = chunk.run, list[Action](), chunk.attempt
+        delay = None if run.cancelled else delay
         for index in range(chunk.start + lost.start, chunk.start + lost.stop):
-            actions += [Lose(run.id, index, worker.id), *self._emit(run, index, 1)]
-        if lost and run.fail_fast:
+            actions.append(Lose(run.id, index, worker.id, attempt, delay))
+            actions += self._emit(run, index, 1) if delay is None else [self._later(run, index, attempt, delay)]
+        if lost and delay is None and run.fail_fast:
             actions += self.cancel(run.id)
         if not run.cancelled:
             ranges = (
                 ((chunk.reported, lost.start), (lost.stop, chunk.count)) if lost else ((chunk.reported, chunk.count),)
             )
-            run.again.extend((chunk.start + first, end - first) for first, end in ranges if end > first)
+            run.again.extend((chunk.start + first, end - first, attempt) for first, end in ranges if end > first)
         return actions + self._finished(run)
+
+    @staticmethod
+    def _later(run: RunState, index: int, attempt: int, delay: float) -> Later:
+        run.waiting[index] = attempt + 1
+        return Later(run.id, index, delay)
 
     def _close(self, worker: WorkerState, chunk: ChunkState) -> None:
         del worker.chunks[chunk.id]
@@ -361,12 +301,12 @@ class Scheduler:
         return wants
 
     def _send(self, run: RunState, worker: WorkerState) -> Send:
-        again = bool(run.again)
+        again, attempt = bool(run.again), 1
         if again:
-            start, available = run.again.popleft()
+            start, available, attempt = run.again.popleft()
             count = run.chunking.take(available, ended=True, workers=len(self.workers))
             if count < available:
-                run.again.appendleft((start + count, available - count))
+                run.again.appendleft((start + count, available - count, attempt))
         else:
             start, size = run.next, run.chunking.take(run.available, ended=run.ended, workers=len(self.workers))
             count = 1 if run.pinned is not None else size
@@ -374,9 +314,11 @@ class Scheduler:
         self._chunks += 1
         seconds = run.chunking.estimate(count)
         weight = run.chunking.pace.size * count
-        chunk = ChunkState(self._chunks, run, worker.slots.pop(), start, count, min(seconds, LONG_SECONDS), weight)
+        slot, seconds = worker.slots.pop(), min(seconds, LONG_SECONDS)
+        chunk = ChunkState(self._chunks, run, slot, start, count, seconds, weight, attempt)
         worker.load += chunk.seconds
         worker.weight += weight
         worker.chunks[chunk.id] = chunk
         run.in_flight += 1
-        return Send(worker.id, run.id, chunk.id, chunk.slot, start, count, again, run.exact or run.at_most_once)
+        exact = run.exact or run.at_most_once
+        return Send(worker.id, run.id, chunk.id, slot, start, count, again, exact, attempt)

@@ -103,6 +103,7 @@ class Chunk(NamedTuple):
     they may wait.
     ``exact``: what has begun must be counted, however quick the items are.
     ``stop_on_failure``: after a failure no further item of the run starts in this worker, in no chunk.
+    ``tells_failures``: a failure does not wait for other outcomes, since the caller may have it tried again.
     """
 
     id: int
@@ -115,6 +116,7 @@ class Chunk(NamedTuple):
     patience: float
     exact: bool
     stop_on_failure: bool
+    tells_failures: bool
     timed: bool
     items: Sequence[Any]
 

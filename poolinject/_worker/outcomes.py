@@ -255,8 +255,9 @@ class Work:
 
     def is_due(self, now: float) -> bool:
         """Tell whether outcomes should be sent before the chunk has ended."""
-        count, unit = len(self._store), self.chunk.unit
-        return count > 0 and (now - self._began > self.chunk.patience or 0 < unit <= count)
+        count, chunk = len(self._store), self.chunk
+        is_wanted = 0 < chunk.unit <= count or (chunk.tells_failures and bool(self._failures))
+        return count > 0 and (is_wanted or now - self._began > chunk.patience)
 
     def results(self, *, done: bool, sampled: tuple[tuple[str, int, float], ...] = ()) -> Results | None:
         """Make the message of all outcomes so far; ``None`` where they must be packed first."""

@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 
 from poolinject._scheduling.backpressure import Backpressure, ReorderBuffer
 from poolinject._scheduling.chunking import Chunking
-from poolinject._scheduling.scheduler import WINDOW, Action, Emit, Finish, Lose, RunState, Scheduler, Send, TakeBack
+from poolinject._scheduling.retries import Retry
+from poolinject._scheduling.scheduler import Scheduler
+from poolinject._scheduling.state import WINDOW, Action, Emit, Finish, Later, Lose, RunState, Send, TakeBack
 
 
 @dataclass
@@ -25,6 +27,9 @@ class ModelRun:
     finished: bool = False
     unsent: set[int] = field(default_factory=set)
     flying: set[int] = field(default_factory=set)
+    failing: set[int] = field(default_factory=set)
+    waiting: set[int] = field(default_factory=set)
+    failed: Counter[int] = field(default_factory=Counter)  # attempts that were not the last
     kept: dict[int, int] = field(default_factory=dict)
     emitted: Counter[int] = field(default_factory=Counter)
     emitted_in_order: list[int] = field(default_factory=list)
@@ -44,6 +49,7 @@ class ModelChunk:
     slot: int
     start: int
     count: int
+    attempt: int
     reported: int = 0
     taken_back: bool = False
     keep: int = 0
@@ -111,22 +117,46 @@ class Model:
         self.ready.add(worker_id)
         self.perform(self.scheduler.ready(worker_id))
 
-    def answer(self, chunk_id: int, count: int, seconds: float = 0.0, *, failed: bool = False, done: bool) -> None:
-        """Let a worker send outcomes."""
+    def answer(
+        self,
+        chunk_id: int,
+        count: int,
+        seconds: float = 0.0,
+        *,
+        failed: bool = False,
+        done: bool,
+        retried: Sequence[Retry] = (),
+    ) -> None:
+        """Let a worker send outcomes, some of them failures that are to be tried again."""
         chunk = self.chunks[chunk_id]
         run, start = chunk.run, chunk.start + chunk.reported
-        if count:
-            self.keep(run, start, count)
+        for retry in retried:
+            self.keep(run, start, retry.index - start)
+            run.flying.remove(retry.index)
+            run.failing.add(retry.index)
+            start = retry.index + 1
         chunk.reported += count
+        self.keep(run, start, chunk.start + chunk.reported - start)
         cancelled_by_it = failed and run.fail_fast
         if done:
             del self.chunks[chunk_id]
             self.put_back(chunk, chunk.reported)
         run.cancelled = run.cancelled or cancelled_by_it
         worker_id = chunk.worker_id
-        self.perform(self.scheduler.results(worker_id, chunk_id, count, seconds, failed=failed, done=done))
+        self.perform(
+            self.scheduler.results(worker_id, chunk_id, count, seconds, failed=failed, done=done, retried=retried)
+        )
 
-    def lose_worker(self, worker_id: int, begun_up_to: Mapping[int, int | None]) -> None:
+    def come_due(self, items: Sequence[tuple[int, int]]) -> None:
+        """Let the time come of items that wait, or that did before their run was cancelled."""
+        for run_id, index in items:
+            self.runs[run_id].waiting.remove(index)
+            self.runs[run_id].unsent.add(index)
+        self.perform(self.scheduler.due(items))
+
+    def lose_worker(
+        self, worker_id: int, begun_up_to: Mapping[int, int | None], delays: Mapping[int, float] | None = None
+    ) -> None:
         """Let a worker end."""
         self.ready.discard(worker_id)
         held = {number: chunk for number, chunk in self.chunks.items() if chunk.worker_id == worker_id}
@@ -141,9 +171,10 @@ class Model:
             del self.chunks[number]
             is_running = number == last and begun[number] > chunk.reported
             loses = is_running or (chunk.run.pinned is not None and chunk.left > 0)
+            loses = loses and number not in (delays or {})
             chunk.run.cancelled = chunk.run.cancelled or (chunk.run.fail_fast and loses)
             self.put_back(chunk, chunk.reported)
-        self.perform(self.scheduler.gone(worker_id, begun_up_to))
+        self.perform(self.scheduler.gone(worker_id, begun_up_to, delays))
 
     def return_items(self, chunk_id: int, kept: int) -> None:
         """Let a worker say that it keeps so many items of a chunk that was taken back."""
@@ -162,6 +193,8 @@ class Model:
     @staticmethod
     def keep(run: ModelRun, start: int, count: int) -> None:
         """Hold outcomes until they are emitted."""
+        if count == 0:
+            return
         assert run.flying >= set(range(start, start + count))
         run.flying.difference_update(range(start, start + count))
         run.kept[start] = count
@@ -176,12 +209,26 @@ class Model:
                     self.take_back(action)
                 case Emit(run_id, start):
                     self.emit(self.runs[run_id], start)
-                case Lose(run_id, index, _):
-                    run = self.runs[run_id]
-                    run.unsent.remove(index)
-                    run.kept[index] = 1
+                case Lose():
+                    self.lose(self.runs[action.run], action)
+                case Later(run_id, index, delay):
+                    assert delay >= 0
+                    self.runs[run_id].failing.remove(index)
+                    self.runs[run_id].waiting.add(index)
+                    self.runs[run_id].failed[index] += 1
                 case Finish(run_id):
                     self.finish(self.runs[run_id])
+
+    @staticmethod
+    def lose(run: ModelRun, lose: Lose) -> None:
+        """Fail what a worker was running, for good or to be tried again."""
+        run.unsent.remove(lose.index)
+        assert lose.attempt == run.failed[lose.index] + 1, "lost in another attempt than it was sent in"
+        assert lose.delay is None or not run.cancelled, "to be tried again after a cancel"
+        if lose.delay is None:
+            run.kept[lose.index] = 1
+        else:
+            run.failing.add(lose.index)
 
     def send(self, send: Send) -> None:
         """Give a chunk to a worker."""
@@ -196,9 +243,11 @@ class Model:
         assert send.size > 0, "sent nothing"
         assert run.unsent >= set(indices), "sent what is not there"
         assert run.pinned is None or [run.pinned[index] for index in indices] == [send.worker_id], "sent elsewhere"
+        assert send.again or send.attempt == 1, "new, but not the first attempt"
+        assert {run.failed[index] for index in indices} == {send.attempt - 1}, "another attempt than it says"
         run.unsent.difference_update(indices)
         run.flying.update(indices)
-        self.chunks[send.chunk] = ModelChunk(run, send.worker_id, send.slot, send.start, send.size)
+        self.chunks[send.chunk] = ModelChunk(run, send.worker_id, send.slot, send.start, send.size, send.attempt)
 
     def take_back(self, action: TakeBack) -> None:
         """Let no further item of a chunk start; a worker that is gone has none to start."""
@@ -231,22 +280,24 @@ class Model:
         """End a run."""
         assert not run.finished, "finished twice"
         assert not self.is_busy(run), "finished while something was in flight"
-        assert run.cancelled or (run.ended and not run.unsent and not run.kept), "finished too early"
+        left = run.unsent or run.kept or run.waiting
+        assert run.cancelled or (run.ended and not left), "finished too early"
         run.finished = True
 
     def check(self) -> None:
         """Check what must hold between any two events."""
         for run in self.runs.values():
             pressure = run.pressure
-            held = len(run.flying) + sum(run.kept.values()) + sum(run.emitted.values()) - pressure.released
-            assert held <= pressure.limit, "more in flight and held than the limit"
+            assert not run.failing, "a failure that is neither an outcome nor to be tried again"
+            held = len(run.flying) + len(run.waiting) + sum(run.kept.values()) + sum(run.emitted.values())
+            assert held - pressure.released <= pressure.limit, "more in flight and held than the limit"
             assert pressure.read - pressure.released <= pressure.limit, "read past the limit"
             assert not run.emitted or max(run.emitted.values()) == 1, "an item with two outcomes"
             if run.ordered:
                 assert run.emitted_in_order == list(range(len(run.emitted_in_order))), "out of order"
             if run.finished and not run.cancelled:
                 assert set(run.emitted) == set(range(pressure.read)), "an item without outcome"
-            over = run.cancelled or (run.ended and not run.unsent)
+            over = run.cancelled or (run.ended and not run.unsent and not run.waiting)
             assert run.finished or self.is_busy(run) or not over, "over, but not finished"
         self.check_nobody_starves()
 
@@ -267,7 +318,8 @@ class Model:
         for worker_id in range(len(self.scheduler.workers)):
             if worker_id not in self.ready:
                 self.make_ready(worker_id)
-        while self.chunks:
+        while self.chunks or any(run.waiting for run in self.live):
+            self.come_due([(run.id, index) for run in self.live for index in sorted(run.waiting)])
             chunk_id, chunk = next(iter(self.chunks.items()))
             self.answer(
                 chunk_id,

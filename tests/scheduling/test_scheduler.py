@@ -2,7 +2,8 @@
 
 from poolinject._scheduling.backpressure import ReorderBuffer
 from poolinject._scheduling.chunking import MOST_UNITS, Chunking, Pace
-from poolinject._scheduling.scheduler import WINDOW, Emit, Finish, Lose, RunState, Scheduler, Send, TakeBack
+from poolinject._scheduling.scheduler import Scheduler
+from poolinject._scheduling.state import WINDOW, Emit, Finish, Lose, RunState, Send, TakeBack
 from tests.scheduling.model import Model
 
 

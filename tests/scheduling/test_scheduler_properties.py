@@ -6,7 +6,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from tests.scheduling.model import Model, ModelRun
+from poolinject._scheduling.retries import Retry
+from tests.scheduling.model import Model, ModelChunk, ModelRun
 
 WORKERS = st.integers(1, 4)
 SECONDS = st.sampled_from([0.0, 1e-6, 1e-3, 1.0])
@@ -84,7 +85,25 @@ class SchedulerMachine(RuleBasedStateMachine):
         chunk_id = data.draw(st.sampled_from(list(self.model.chunks)), label="chunk")
         count = data.draw(st.integers(0, self.model.chunks[chunk_id].left), label="count")
         done = data.draw(st.booleans(), label="done")
-        self.model.answer(chunk_id, count, seconds, failed=failed and count > 0, done=done)
+        retried = self.draw_retries(data, self.model.chunks[chunk_id], count)
+        failed = failed and count > len(retried)
+        self.model.answer(chunk_id, count, seconds, failed=failed, done=done, retried=retried)
+
+    @staticmethod
+    def draw_retries(data: st.DataObject, chunk: ModelChunk, count: int) -> list[Retry]:
+        """Choose which of the next outcomes of a chunk are failures that are to be tried again."""
+        if chunk.run.cancelled or chunk.run.pinned is not None:
+            return []
+        first = chunk.start + chunk.reported
+        indices = st.lists(st.integers(first, first + count - 1), unique=True) if count else st.just([])
+        return [Retry(index, 0.0) for index in sorted(data.draw(indices, label="retried"))]
+
+    @precondition(lambda self: any(run.waiting for run in self.model.runs.values()))
+    @rule(data=st.data())
+    def come_due(self, *, data: st.DataObject) -> None:
+        """Let the time of some items come, also of a run that was cancelled meanwhile."""
+        items = [(run.id, index) for run in self.model.runs.values() for index in sorted(run.waiting)]
+        self.model.come_due(data.draw(st.lists(st.sampled_from(items), unique=True, min_size=1), label="due"))
 
     @precondition(lambda self: self.model.chunks)
     @rule(seconds=SECONDS)
@@ -104,7 +123,14 @@ class SchedulerMachine(RuleBasedStateMachine):
             if chunk.worker_id == worker_id:
                 count = data.draw(st.none() | st.integers(0, chunk.count), label="begun")
                 begun[chunk.slot] = None if count is None else chunk.start + count
-        self.model.lose_worker(worker_id, begun)
+        self.model.lose_worker(worker_id, begun, self.draw_delays(data, worker_id))
+
+    def draw_delays(self, data: st.DataObject, worker_id: int) -> dict[int, float]:
+        """Choose of which chunks of a worker a lost item is to be tried again."""
+        chunks = [(number, chunk.run) for number, chunk in self.model.chunks.items() if chunk.worker_id == worker_id]
+        able = [number for number, run in chunks if run.pinned is None]
+        retried = st.lists(st.sampled_from(able), unique=True) if able else st.just([])
+        return dict.fromkeys(data.draw(retried, label="retried"), 0.0)
 
     @precondition(lambda self: any(chunk.taken_back for chunk in self.model.chunks.values()))
     @rule(data=st.data())

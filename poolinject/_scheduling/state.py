@@ -1,0 +1,142 @@
+"""What the scheduler knows of runs, chunks and workers, and the actions that it answers with. Runs in the caller."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple, TypeAlias
+
+from poolinject._scheduling.backpressure import ReorderBuffer
+from poolinject._scheduling.chunking import Chunking
+
+WINDOW = 64  # chunks in flight to one worker, at the most
+
+
+class Send(NamedTuple):
+    """Send a chunk to a worker. ``again``: it was with a worker before; ``exact``: what has begun must be counted."""
+
+    worker_id: int
+    run: int
+    chunk: int
+    slot: int
+    start: int
+    size: int
+    again: bool
+    exact: bool
+    attempt: int = 1
+
+
+class TakeBack(NamedTuple):
+    """Let no item of a chunk start beyond the first ``keep``; ``returned`` tells how many the worker really keeps."""
+
+    worker_id: int
+    slot: int
+    chunk: int
+    keep: int
+
+
+class Emit(NamedTuple):
+    """Hand the block that starts here to the caller."""
+
+    run: int
+    start: int
+
+
+@dataclass(frozen=True, slots=True)
+class Lose:
+    """Fail the item that a worker was running when it ended; with a ``delay`` it is to be tried again."""
+
+    run: int
+    index: int
+    worker_id: int
+    attempt: int = 1
+    delay: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Later:
+    """An item has failed and is to be tried again: in so many seconds it is ``due``."""
+
+    run: int
+    index: int
+    delay: float
+
+
+class Finish(NamedTuple):
+    """The run is over: nothing of it is in flight, nothing will come."""
+
+    run: int
+
+
+Action: TypeAlias = Send | TakeBack | Emit | Lose | Later | Finish
+
+
+@dataclass(slots=True)
+class RunState:
+    """One run. ``pinned`` maps an index to the worker it must go to (a broadcast).
+
+    ``again`` has what was with a worker before: start, count and number of the attempt. ``waiting`` has the items that
+    are not due yet, with the number of their next attempt.
+    """
+
+    id: int
+    chunking: Chunking
+    order: ReorderBuffer | None
+    fail_fast: bool
+    pinned: Sequence[int] | None = None
+    read: int = 0
+    next: int = 0
+    ended: bool = False
+    cancelled: bool = False
+    at_most_once: bool = False  # what a lost worker may have run is lost
+    exact: bool = False  # what has begun must be counted: a worker ended, and the item that it was running is not known
+    in_flight: int = 0  # chunks
+    again: deque[tuple[int, int, int]] = field(default_factory=deque)
+    waiting: dict[int, int] = field(default_factory=dict)
+
+    @property
+    def available(self) -> int:
+        """Items that are there and in no chunk."""
+        return 0 if self.cancelled else self.read - self.next
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing can come any more."""
+        done = self.ended and not (self.available or self.again or self.waiting)
+        return self.in_flight == 0 and (self.cancelled or done)
+
+
+@dataclass(slots=True)
+class ChunkState:
+    """One chunk in flight; ``reported`` counts the outcomes that have come, ``seconds`` is what it may take.
+
+    ``count`` falls where items are taken back, ``taken`` says that this is under way.
+    """
+
+    id: int
+    run: RunState
+    slot: int
+    start: int
+    count: int
+    seconds: float
+    weight: float
+    attempt: int
+    reported: int = 0
+    taken: bool = False
+
+
+@dataclass(slots=True)
+class WorkerState:
+    """One slot for a worker; ``load`` is what its chunks may take in seconds, ``weight`` what they may be in bytes.
+
+    A worker that has its fill wants nothing until half of it is done, so that chunks go out several at a time.
+    """
+
+    id: int
+    ready: bool = False
+    load: float = 0.0
+    weight: float = 0.0
+    full: bool = False
+    chunks: dict[int, ChunkState] = field(default_factory=dict)
+    slots: list[int] = field(default_factory=lambda: list(range(WINDOW)))
