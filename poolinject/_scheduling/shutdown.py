@@ -75,6 +75,11 @@ class Shutdown:
         return max(0.0, min(timeout, self._deadline - now))
 
     @property
+    def needs_workers(self) -> bool:
+        """Whether a worker that ends is to be replaced, since there is something left to drain."""
+        return self._phase == "drain" and bool(self._dispatcher.runs)
+
+    @property
     def over(self) -> bool:
         """Whether every worker has ended, or has been given up."""
         return self._phase == "over"
