@@ -148,6 +148,15 @@ def test_cancel_drops_what_waits(backend: Kind, ledger: ModuleType) -> None:
         assert pool.map(recover, [1, 2, 0], retries=2) == [(1, 2), (2, 3), (0, 1)]
 
 
+def test_another_run_goes_on_meanwhile(backend: Kind) -> None:
+    """One that waits holds nothing up but itself."""
+    with backend.pool(1) as pool:
+        results: Any = pool.imap_unordered(recover, [1, 0], retries=RetryPolicy(2, backoff=NEVER))
+        assert next(results) == (0, 1)
+        assert pool.map(recover, range(50), retries=2) == [(item, item % 3 + 1) for item in range(50)]
+        results.close()
+
+
 def test_shutdown_cancels_what_waits(parallel: Kind, ledger: ModuleType) -> None:
     """Whoever waits for it hears of the end."""
     pool = parallel.pool(1)
