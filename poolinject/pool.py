@@ -15,7 +15,7 @@ from poolinject._scheduling.engine import Engine, EngineOptions
 from poolinject._scheduling.functions import Functions
 from poolinject._scheduling.progress import Bar, Progress
 from poolinject._scheduling.reports import CleanupReport, RunReport
-from poolinject._scheduling.retries import RetryPolicy, as_policy
+from poolinject._scheduling.retries import RetryPolicy, as_policy, without_lost
 from poolinject._scheduling.runs import RunOptions
 from poolinject._transport.messages import Failure, Outcome
 from poolinject.backends import make_backend
@@ -148,7 +148,8 @@ class InjectedPool:
             retries: How many further attempts an item that fails gets, or a ``RetryPolicy``.
             delivery: What happens, when a worker is lost, to items that it had begun besides the one that it was
                 running: ``"at_least_once"``: those whose outcomes it had not recorded run again; it records them at
-                once, or after a millisecond where they take a few microseconds. ``"at_most_once"``: they fail, too.
+                once, or after a millisecond where they take a few microseconds. ``"at_most_once"``: they fail, too,
+                and ``retries`` does not count for what was lost.
 
         Raises:
             PlanError, TransportError, TypeError, ValueError: Before any item is sent, if the call cannot work.
@@ -339,7 +340,8 @@ class InjectedPool:
         load = self._engine.functions.load(plan)
         driver = self._engine.start(self, plan)
         options.fail_fast = on_error == "raise"
-        options.at_most_once = delivery == "at_most_once"
+        if delivery == "at_most_once":
+            options.at_most_once, options.retries = True, without_lost(options.retries)
         run = self._engine.make_run(driver, load, options, chunksize, Bar(progress, items))
         consumption = self._engine.consume(self, driver, run, source, items)
         return consumption, None if on_error == "raise" else consuming.replacing(on_error)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, replace
 from typing import Any, get_args
 
 from poolinject._transport.messages import Failed, Phase
@@ -96,6 +96,11 @@ def as_policy(retries: RetryPolicy | int | None) -> RetryPolicy | None:
         return None
     _check_count("retries", retries, 0)
     return RetryPolicy(retries + 1) if retries else None
+
+
+def without_lost(policy: RetryPolicy | None) -> RetryPolicy | None:
+    """Give a policy by which nothing is tried again that may have run to its end on a lost worker."""
+    return policy and replace(policy, phases=tuple(phase for phase in policy.phases if phase != "lost"))
 
 
 @dataclass(frozen=True, slots=True)

@@ -376,6 +376,15 @@ def test_a_lost_worker_is_raised_after_the_last_attempt(process: Kind, ledger: M
         assert pool.map(die, [7], retries=RetryPolicy(2, phases=("lost",), backoff=0.05)) == [7]
 
 
+def test_what_was_lost_is_not_tried_again_at_most_once(process: Kind, ledger: ModuleType) -> None:
+    """It may have run to its end; what raised, may not."""
+    with process.pool(1) as pool:
+        results: Any = pool.map(die, [7], retries=3, delivery="at_most_once", on_error="return")
+        assert (results[0].phase, results[0].attempts) == ("lost", 1)
+        assert pool.map(recover, range(3), retries=3, delivery="at_most_once") == [(0, 1), (1, 2), (2, 3)]
+        assert ledger.count("item 7 ") == 1
+
+
 def terminate_first(item: int, worker: WorkerContext) -> int:
     """End the first worker from within, with its cleanup."""
     if worker.generation == 0:
