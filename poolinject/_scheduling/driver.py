@@ -205,7 +205,7 @@ class Driver:
     def _on_gone(self, worker_id: int, message: Gone) -> None:
         self.ended.add(worker_id)
         fruitless = self.dispatcher.gone(worker_id, message.exit_code, message.begun)
-        if self._shutdown is not None:
+        if self._shutdown is not None and not self._shutdown.drains:
             self._shutdown.gone(worker_id)
             return
         if fruitless or worker_id in self.starting:
@@ -239,8 +239,8 @@ class Driver:
     def _begin_shutdown(self, mode: Mode, timeout: float | None) -> None:
         if self._shutdown is None:
             self._shutdown = Shutdown(self.dispatcher, self.backend, self.name, self._cleanup_timeout)
-            for worker_id in self.ended:
-                self._shutdown.gone(worker_id)
+        for worker_id in self.ended:
+            self._shutdown.gone(worker_id)
         self._shutdown.ask(mode, timeout)
 
     def _note_report(self, report: RunReport) -> None:

@@ -75,6 +75,11 @@ class Shutdown:
         return max(0.0, min(timeout, self._deadline - now))
 
     @property
+    def drains(self) -> bool:
+        """Whether runs go on, so that a worker which ends is still replaced."""
+        return self._phase == "drain"
+
+    @property
     def over(self) -> bool:
         """Whether every worker has ended, or has been given up."""
         return self._phase == "over"
