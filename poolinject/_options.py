@@ -47,6 +47,26 @@ def seconds(name: str, value: Any) -> float:
     return float(value)
 
 
+LONGEST_TIMEOUT = 1e9  # seconds; 31 years
+
+
+def timeout(value: float | None, backend: str, *, times_out: bool) -> float | None:
+    """Check a time limit for items; ``None`` where it never comes."""
+    if value is None:
+        return None
+    limit = seconds("timeout", value)
+    if limit == 0:
+        message = "timeout must be more than 0 seconds: leave it out for no limit"
+        raise ValueError(message)
+    if not times_out:
+        message = (
+            f"backend {backend!r} cannot keep a timeout, because nothing can end what it runs: "
+            "use backend='process', or give the function a limit of its own"
+        )
+        raise ValueError(message)
+    return limit if limit <= LONGEST_TIMEOUT else None
+
+
 def lifetimes(declared: Mapping[Any, Any] | None) -> Mapping[Any, Any]:
     """Check that it is a mapping; what it says is checked where it is read."""
     return _mapping("lifetimes", "lifetime", declared)

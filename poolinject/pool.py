@@ -86,6 +86,7 @@ class InjectedPool:
             handle_signals=handle_signals,
             name=str(name),
         )
+        self._backend_name = backend if isinstance(backend, str) else type(backend).__name__
         self._engine = Engine(made, functions, options)
         self._name = options.name
         self._pid = os.getpid()
@@ -130,6 +131,7 @@ class InjectedPool:
         chunksize: int | None = None,
         progress: Progress = None,
         on_error: OnError = "raise",
+        timeout: float | None = None,
         delivery: Delivery = "at_least_once",
     ) -> list[Value]:
         """Call ``func`` for each item and give the results in the order of the items.
@@ -143,6 +145,9 @@ class InjectedPool:
             progress: ``True``, a text, a dict of tqdm's options or a tqdm class.
             on_error: ``"raise"``: the first failure ends the run and its exception is raised. ``"return"``: a
                 ``Failure`` stands in the item's place. A callable: gets each ``Failure``, what it returns stands there.
+            timeout: Seconds that an item may take from its start in the worker, dependencies and cleanup included;
+                ``backend="process"`` only. After that an ``ItemTimeoutError`` is raised in it, so that its scope
+                closes; an item that has not let go 2 seconds later is ended with its worker, which is replaced.
             delivery: What happens, when a worker is lost, to items that it had begun besides the one that it was
                 running: ``"at_least_once"``: those whose outcomes it had not recorded run again; it records them at
                 once, or after a millisecond where they take a few microseconds. ``"at_most_once"``: they fail, too.
@@ -153,11 +158,12 @@ class InjectedPool:
             BaseException: With ``on_error="raise"`` what an item raised, type kept, noted with item and worker; what
                 ``items`` raised, after what had been read has run.
         """
+        options = RunOptions(eager=True, timeout=timeout)
         consumption, convert = self._begin(
             func,
             "map",
             items,
-            RunOptions(eager=True),
+            options,
             chunksize=chunksize,
             progress=progress,
             on_error=on_error,
@@ -173,10 +179,11 @@ class InjectedPool:
         chunksize: int | None = None,
         progress: Progress = None,
         on_error: OnError = "raise",
+        timeout: float | None = None,
         delivery: Delivery = "at_least_once",
     ) -> list[Value]:
         """Do as ``map`` does; each item is a tuple of leading arguments."""
-        options = RunOptions(eager=True)
+        options = RunOptions(eager=True, timeout=timeout)
         consumption, convert = self._begin(
             func,
             "starmap",
@@ -197,6 +204,7 @@ class InjectedPool:
         chunksize: int | None = None,
         progress: Progress = None,
         on_error: OnError = "raise",
+        timeout: float | None = None,
         delivery: Delivery = "at_least_once",
     ) -> Iterator[Value]:
         """Do as ``map`` does, lazily: results come in order as they are ready.
@@ -208,7 +216,7 @@ class InjectedPool:
             func,
             "map",
             items,
-            RunOptions(),
+            RunOptions(timeout=timeout),
             chunksize=chunksize,
             progress=progress,
             on_error=on_error,
@@ -224,10 +232,11 @@ class InjectedPool:
         chunksize: int | None = None,
         progress: Progress = None,
         on_error: OnError = "raise",
+        timeout: float | None = None,
         delivery: Delivery = "at_least_once",
     ) -> Iterator[Value]:
         """Do as ``imap`` does; results come as they are ready, in any order."""
-        options = RunOptions(ordered=False)
+        options = RunOptions(ordered=False, timeout=timeout)
         consumption, convert = self._begin(
             func, "map", items, options, chunksize=chunksize, progress=progress, on_error=on_error, delivery=delivery
         )
@@ -240,10 +249,11 @@ class InjectedPool:
         *,
         chunksize: int | None = None,
         progress: Progress = None,
+        timeout: float | None = None,
         delivery: Delivery = "at_least_once",
     ) -> Iterator[Outcome]:
         """Give a ``Success`` or ``Failure`` for each item, as they are ready; never raises for an item."""
-        options = RunOptions(ordered=False, timed=True)
+        options = RunOptions(ordered=False, timed=True, timeout=timeout)
         consumption, _ = self._begin(
             func, "map", items, options, chunksize=chunksize, progress=progress, on_error="return", delivery=delivery
         )
@@ -339,6 +349,8 @@ class InjectedPool:
         delivery: Delivery,
     ) -> tuple[consuming.Consumption, consuming.Convert | None]:
         _options.run(chunksize, progress, on_error, delivery)
+        times_out = self._engine.backend.capabilities.times_out
+        options.timeout = _options.timeout(options.timeout, self._backend_name, times_out=times_out)
         source = _options.iterator(items)
         plan = self._plan(func, call)
         load = self._engine.functions.load(plan)

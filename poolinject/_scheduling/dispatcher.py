@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from poolinject._scheduling.backpressure import ReorderBuffer
 from poolinject._scheduling.runs import Block, Run
 from poolinject._scheduling.scheduler import Action, Emit, Finish, Lose, RunState, Scheduler, Send, TakeBack
-from poolinject._transport.messages import Chunk, Failed, Forget, Load, Results
+from poolinject._scheduling.timeouts import Overtime, failure_of
+from poolinject._transport.messages import Chunk, Forget, Load, Results
 from poolinject.errors import WorkerLostError
 
 if TYPE_CHECKING:
@@ -45,6 +46,8 @@ class Dispatcher:
         self._chunks: dict[int, InFlight] = {}
         self._loaded: list[dict[int, None]] = [{} for _ in range(workers)]  # the oldest first
         self._lost: WorkerLostError | None = None
+        self._overtime = Overtime(backend, workers)
+        self._late: Lose | None = None  # the item whose worker was ended because of it
         self._untold: set[Run] = set()
         self._heard_at = 0.0
         self._taken: deque[tuple[float, TakeBack]] = deque()  # with the time from which they can be reclaimed
@@ -95,6 +98,11 @@ class Dispatcher:
         if self._taken:
             return self._taken[0][0] - now
         return UNEVEN_SECONDS if self.scheduler.is_uneven else math.inf
+
+    def look_at_limits(self) -> float:
+        """End workers whose item has not heeded its time limit; give when to look again."""
+        busy = (worker.id for worker in self.scheduler.workers if worker.chunks)
+        return self._overtime.look(self.runs.values(), busy)
 
     def tell(self) -> None:
         """Wake the consumers of what has been emitted since."""
@@ -170,8 +178,10 @@ class Dispatcher:
         self._lost = WorkerLostError(worker_id, exit_code)
         uncounted = any(begun.get(chunk.slot, 0) is None for chunk in self.scheduler.workers[worker_id].chunks.values())
         actions = self.scheduler.gone(worker_id, begun)
+        losses = [action for action in actions if isinstance(action, Lose)]
+        self._late = losses[-1] if self._overtime.gone(worker_id) and losses else None  # the last one was running
         self._perform(actions)
-        return had_items and not uncounted and not any(isinstance(action, Lose) for action in actions)
+        return had_items and not uncounted and not losses
 
     def end_all(self, error: BaseException) -> None:
         """Cancel every run with an error."""
@@ -217,7 +227,7 @@ class Dispatcher:
                     self._backend.take_back(worker_id, slot, keep)
                     self._taken.append((time.monotonic() + RECLAIM_SECONDS, action))
                 case Lose(run_id, index, worker_id):
-                    self._lose(self.runs[run_id], index, worker_id)
+                    self._lose(self.runs[run_id], index, worker_id, overtime=action == self._late)
                 case Finish(run_id):
                     self._finish(self.runs[run_id])
 
@@ -236,18 +246,18 @@ class Dispatcher:
             attempt=1,
             unit=options.unit,
             patience=options.patience,
-            exact=send.exact,
+            exact=send.exact or options.timeout is not None,
             stop_on_failure=options.fail_fast,
             timed=options.timed,
+            timeout=options.timeout or 0.0,
             items=items,
         )
         run.chunking.weigh(len(items), self._backend.send(send.worker_id, chunk))
 
-    def _lose(self, run: Run, index: int, worker_id: int) -> None:
-        exit_code = self._lost.exit_code if self._lost is not None else None
-        error = WorkerLostError(worker_id, exit_code, index)
+    def _lose(self, run: Run, index: int, worker_id: int, *, overtime: bool) -> None:
+        failed = failure_of(run, index, self._lost, worker_id, overtime=overtime)
         item = run.take_items(index, 1, again=True)
-        self._keep(run, Block(index, item, [None], [Failed(0, error, str(error), "lost", None)], (), worker_id))
+        self._keep(run, Block(index, item, [None], [failed], (), worker_id))
 
     def _finish(self, run: Run) -> None:
         del self.runs[run.id]

@@ -149,7 +149,7 @@ class Driver:
             while self._inbox:
                 self._inbox.popleft()()
             self.dispatcher.look_at_inputs()
-            timeout = min(timeout, self.dispatcher.reclaim())
+            timeout = min(timeout, self.dispatcher.reclaim(), self.dispatcher.look_at_limits())
             if self._shutdown is not None:
                 timeout = self._shutdown.advance(timeout)
                 if self._shutdown.over:

@@ -72,6 +72,7 @@ class RunOptions:
     widens: bool = True  # the in-flight limit grows with the chunks
     pinned: Sequence[int] | None = None
     at_most_once: bool = False  # what a lost worker may have run is lost
+    timeout: float | None = None  # seconds that each item may take
 
 
 class Run:
