@@ -36,7 +36,8 @@ STUCK = 3  # signals that find the same instruction: a millisecond each, so it i
 KILL_SECONDS = 5.0  # for which a worker waits for the end that the caller is about to make
 NEVER = 1 << 63
 SECOND = 1_000_000_000  # in the unit of the clock
-MACHINERY = (str(Path(__file__).parents[1]), "<poolinject ")
+MACHINERY = (str(Path(__file__).parents[1]), "<poolinject ")  # the library, and the code that it makes
+DELICATE = {"asyncio", "importlib", "logging", "threading"}  # an error amid their own steps would outlast the item
 
 
 class Clock:
@@ -44,8 +45,8 @@ class Clock:
 
     One item at a time is running: from ``start`` to ``end``. The handler judges by its own look at the clock, on the
     thread that calls these two, so that a signal which comes late hits neither what is between two items nor the next
-    one. It raises only in the user's code: where it finds the library's, or that of the event loop, it leaves it to
-    the next signal, a millisecond later.
+    one. It raises only in the user's code: where it finds the library's, it leaves it to the next signal, a millisecond
+    later. While the worker's event loop turns, the loop is asked to throw it in; where that is blocked, it raises, too.
     """
 
     def __init__(self, words: memoryview, loop: LocalLoop) -> None:
@@ -101,27 +102,19 @@ class Clock:
             waiting.interrupt(self._error)
         elif self._error is not None and not is_deaf:
             self._due = NEVER  # the loop has thrown it in
-        elif frame is not None and (self._is_blocking(frame, now) if is_deaf else self._is_in_reach(frame)):
+        elif frame is not None and (not is_deaf or now >= self._deaf_at) and self._is_in_reach(frame):
             self._due = NEVER
             self._error = self._error or ItemTimeoutError(self._index, self._timeout)
             raise self._error
-
-    def _is_blocking(self, frame: FrameType, now: int) -> bool:
-        """Tell whether user code keeps the event loop from hearing."""
-        return now >= self._deaf_at and not _is_machinery(frame)
 
     def _is_in_reach(self, frame: FrameType) -> bool:
         """Tell whether user code is running: in this frame, or below it in a call of C code that takes long."""
         place = (id(frame), frame.f_lasti)
         self._seen = self._seen + 1 if place == self._place else 1
         self._place = place
-        return self._seen >= STUCK or not _is_machinery(frame)
-
-
-def _is_machinery(frame: FrameType) -> bool:
-    """Tell whether an error raised here would hit no user code: the library, what it generates, the event loop."""
-    module = str(frame.f_globals.get("__name__", ""))
-    return frame.f_code.co_filename.startswith(MACHINERY) or module.partition(".")[0] == "asyncio"
+        module, _, _ = str(frame.f_globals.get("__name__", "")).partition(".")
+        is_shielded = frame.f_code.co_filename.startswith(MACHINERY) or module in DELICATE
+        return self._seen >= STUCK or not is_shielded
 
 
 class TimedItems:
