@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import pytest
 
 from poolinject import Depends, Failure, ItemTimeoutError, Success
-from tests.conftest import Kind
+from tests.conftest import INLINE, THREAD, Kind
 from tests.pool.hanging import LIMIT, LONG, WAYS, Session, check_timeout, get_engine, nap, run_way, runner_of, sleep
 from tests.pool.ledger import note, span
 
@@ -381,12 +381,11 @@ def test_a_bad_limit_is_named(process: Kind, method: str, timeout: Any, error: t
 
 
 @pytest.mark.parametrize("method", ["map", "imap", "imap_unordered", "starmap", "outcomes"])
-def test_backends_that_can_end_nothing_refuse_a_limit(backend: Kind, method: str) -> None:
+@pytest.mark.parametrize("kind", [INLINE, THREAD], ids=str)
+def test_backends_that_can_end_nothing_refuse_a_limit(kind: Kind, method: str) -> None:
     """At the call, with the remedy."""
-    if backend.has_processes:
-        return
-    with backend.pool() as pool:
-        with pytest.raises(ValueError, match=rf"backend '{backend}' cannot .*use backend='process'"):
+    with kind.pool() as pool:
+        with pytest.raises(ValueError, match=rf"backend '{kind}' cannot .*use backend='process'"):
             getattr(pool, method)(abs, [1], timeout=5)
         assert list(pool.workers) == []
         assert pool.map(abs, [-1], timeout=None) == [1]
