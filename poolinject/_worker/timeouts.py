@@ -9,6 +9,7 @@ the caller, who reads in the control block until when that may take.
 from __future__ import annotations
 
 import signal
+import sys
 import threading
 import time
 from pathlib import Path
@@ -36,7 +37,7 @@ STUCK = 3  # signals that find the same instruction: a millisecond each, so it i
 KILL_SECONDS = 5.0  # for which a worker waits for the end that the caller is about to make
 NEVER = 1 << 63
 SECOND = 1_000_000_000  # in the unit of the clock
-MACHINERY = (str(Path(__file__).parents[1]), "<poolinject ")  # the library, and the code that it makes
+LIBRARY, GENERATED = str(Path(__file__).parents[1]), "<poolinject "  # how the names of source files begin
 DELICATE = {"asyncio", "importlib", "logging", "threading"}  # an error amid their own steps would outlast the item
 
 
@@ -112,9 +113,21 @@ class Clock:
         place = (id(frame), frame.f_lasti)
         self._seen = self._seen + 1 if place == self._place else 1
         self._place = place
-        module, _, _ = str(frame.f_globals.get("__name__", "")).partition(".")
-        is_shielded = frame.f_code.co_filename.startswith(MACHINERY) or module in DELICATE
-        return self._seen >= STUCK or not is_shielded
+        return self._seen >= STUCK or not _is_shielded(frame)
+
+
+def _is_shielded(frame: FrameType) -> bool:
+    """Tell whether an error must not be raised here: in the library, or in what the library itself has called."""
+    if frame.f_code.co_filename.startswith((LIBRARY, GENERATED)) or _module(frame) in DELICATE:
+        return True
+    caller: FrameType | None = frame
+    while caller is not None and _module(caller) in sys.stdlib_module_names:
+        caller = caller.f_back
+    return caller is not None and caller.f_code.co_filename.startswith(LIBRARY)
+
+
+def _module(frame: FrameType) -> str:
+    return str(frame.f_globals.get("__name__", "")).partition(".")[0]
 
 
 class TimedItems:

@@ -14,7 +14,19 @@ import pytest
 
 from poolinject import Depends, Failure, ItemTimeoutError, Success
 from tests.conftest import INLINE, THREAD, Kind
-from tests.pool.hanging import LIMIT, LONG, WAYS, Session, check_timeout, get_engine, nap, run_way, runner_of, sleep
+from tests.pool.hanging import (
+    LIMIT,
+    LONG,
+    WAYS,
+    Session,
+    await_way,
+    check_timeout,
+    get_engine,
+    nap,
+    run_way,
+    runner_of,
+    sleep,
+)
 from tests.pool.ledger import note, span
 
 PATIENCE = 15.0
@@ -268,6 +280,18 @@ def test_an_error_never_hits_what_comes_after_its_item(process: Kind, ledger: Mo
     noted = Counter(ledger.texts())
     for item in set(range(600)) - inside:
         assert (noted[f"session {item}+"], noted[f"session {item}-"]) == (1, 1)
+
+
+@pytest.mark.parametrize("function", [run_way, await_way])
+def test_the_event_loop_survives_limits_that_are_over_at_once(
+    process: Kind, ledger: ModuleType, function: Callable[..., Any]
+) -> None:
+    """Also the one that is just being made."""
+    with process.pool(1) as pool:
+        for _ in range(40):
+            pool.map(function, [(0, None)], timeout=1e-6, on_error="return")
+        assert pool.map(function, [(number, None) for number in range(20)]) == list(range(20))
+        assert [worker.generation for worker in pool.workers] == [0]
 
 
 def test_quick_items_are_none_the_worse_for_a_limit(process: Kind) -> None:
