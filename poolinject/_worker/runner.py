@@ -64,11 +64,13 @@ class Runner:
         arena: Arena | None = None,
         journal: Journal | None = None,
         interruptible: bool = False,
+        wake: Callable[[], None] | None = None,
     ) -> None:
         self.runtime, self._words, self._send = runtime, control.words, send
         self._pickles, self._arena = pickles, arena  # the results are on their way to another process
         self._journal = journal
         self._interruptible = interruptible  # on the caller's own thread
+        self._wake = wake  # whoever looks in; once there is something to see, or it might fall asleep meanwhile
         self._functions: dict[int, Loaded] = {}
         self._work: Work | None = None
         self._clock: Clock | None = None  # of items with a time limit
@@ -129,6 +131,8 @@ class Runner:
             counts=counts,
         )
         self._words[3 * chunk.slot + 2] = COUNTED if counts else UNCOUNTED  # opened: the bound is read after this
+        if self._wake is not None:
+            self._wake()
         self.look()
         if chunk.run == self._failed_run:
             work.stop()
