@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias, get_args
 
-from poolinject._scheduling.progress import check_progress
+from poolinject._scheduling.progress import Progress, check_progress
+from poolinject._scheduling.retries import RetryPolicy, as_policy, without_lost
+from poolinject._scheduling.runs import RunOptions
 from poolinject._scheduling.shutdown import MODES
+from poolinject._transport.messages import Failure
+from poolinject.backends.base import Capabilities
 
-DELIVERIES = ("at_least_once", "at_most_once")
+Delivery: TypeAlias = Literal["at_least_once", "at_most_once"]
+OnError: TypeAlias = "Literal['raise', 'return'] | Callable[[Failure], Any]"
+
+DELIVERIES = get_args(Delivery)
 
 
 def workers(count: int | None) -> int:
@@ -45,6 +53,26 @@ def seconds(name: str, value: Any) -> float:
         message = f"{name} must not be negative, but is {value}"
         raise ValueError(message)
     return float(value)
+
+
+LONGEST_TIMEOUT = 1e9  # seconds; 31 years
+
+
+def timeout(value: float | None, backend: str, *, times_out: bool) -> float | None:
+    """Check a time limit for items; ``None`` where it never comes."""
+    if value is None:
+        return None
+    limit = seconds("timeout", value)
+    if limit == 0:
+        message = "timeout must be more than 0 seconds: leave it out for no limit"
+        raise ValueError(message)
+    if not times_out:
+        message = (
+            f"backend {backend!r} cannot keep a timeout, because nothing can end what it runs: "
+            "use backend='process', or give the function a limit of its own"
+        )
+        raise ValueError(message)
+    return limit if limit <= LONGEST_TIMEOUT else None
 
 
 def lifetimes(declared: Mapping[Any, Any] | None) -> Mapping[Any, Any]:
@@ -92,16 +120,36 @@ def mode(name: str) -> None:
         raise ValueError(message)
 
 
-def run(chunksize: int | None, progress: object, on_error: object, delivery: object) -> None:
-    """Check the options of a run method."""
-    at_least_one("chunksize", chunksize)
-    check_progress(progress)  # type: ignore[arg-type]
-    if on_error not in ("raise", "return") and not callable(on_error):
-        message = f"on_error must be 'raise', 'return' or a callable, not {on_error!r}"
-        raise ValueError(message)
-    if delivery not in DELIVERIES:
-        message = f"delivery must be {' or '.join(map(repr, DELIVERIES))}, not {delivery!r}"
-        raise ValueError(message)
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What a call of a run method was asked for, as it was given."""
+
+    chunksize: int | None
+    progress: Progress
+    on_error: OnError
+    retries: RetryPolicy | int | None
+    timeout: float | None
+    delivery: Delivery
+
+    def apply_to(self, options: RunOptions, backend: str, capabilities: Capabilities) -> None:
+        """Check it and make it options of a run.
+
+        Raises:
+            TypeError, ValueError: If any of it is wrong, or beyond the backend.
+        """
+        at_least_one("chunksize", self.chunksize)
+        check_progress(self.progress)
+        if self.on_error not in ("raise", "return") and not callable(self.on_error):
+            message = f"on_error must be 'raise', 'return' or a callable, not {self.on_error!r}"
+            raise ValueError(message)
+        if self.delivery not in DELIVERIES:
+            message = f"delivery must be {' or '.join(map(repr, DELIVERIES))}, not {self.delivery!r}"
+            raise ValueError(message)
+        options.fail_fast = self.on_error == "raise"
+        options.timeout = timeout(self.timeout, backend, times_out=capabilities.times_out)
+        options.retries = as_policy(self.retries)
+        if self.delivery == "at_most_once":
+            options.at_most_once, options.retries = True, without_lost(options.retries)
 
 
 def iterator(items: Any) -> Iterator[Any]:

@@ -5,19 +5,20 @@ from __future__ import annotations
 import os
 import warnings
 from concurrent.futures import Future
-from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeVar
 
 from poolinject import _options
 from poolinject._injection.codegen import generate
 from poolinject._injection.plan import PlanView, draw
+from poolinject._options import Asked, Delivery, OnError
 from poolinject._scheduling import consuming
 from poolinject._scheduling.engine import Engine, EngineOptions
 from poolinject._scheduling.functions import Functions
 from poolinject._scheduling.progress import Bar, Progress
 from poolinject._scheduling.reports import CleanupReport, RunReport
-from poolinject._scheduling.retries import RetryPolicy, as_policy, without_lost
+from poolinject._scheduling.retries import RetryPolicy
 from poolinject._scheduling.runs import RunOptions
-from poolinject._transport.messages import Failure, Outcome
+from poolinject._transport.messages import Outcome
 from poolinject.backends import make_backend
 from poolinject.backends.base import WorkerInfo
 from poolinject.backends.membership import is_inside
@@ -33,8 +34,6 @@ if TYPE_CHECKING:
     from poolinject.backends.base import Backend
 
 Value = TypeVar("Value")
-Delivery: TypeAlias = Literal["at_least_once", "at_most_once"]
-OnError: TypeAlias = "Literal['raise', 'return'] | Callable[[Failure], Any]"
 
 
 class InjectedPool:
@@ -87,6 +86,7 @@ class InjectedPool:
             handle_signals=handle_signals,
             name=str(name),
         )
+        self._backend_name = backend if isinstance(backend, str) else type(backend).__name__
         self._engine = Engine(made, functions, options)
         self._name = options.name
         self._pid = os.getpid()
@@ -132,6 +132,7 @@ class InjectedPool:
         progress: Progress = None,
         on_error: OnError = "raise",
         retries: RetryPolicy | int | None = None,
+        timeout: float | None = None,
         delivery: Delivery = "at_least_once",
     ) -> list[Value]:
         """Call ``func`` for each item and give the results in the order of the items.
@@ -146,6 +147,9 @@ class InjectedPool:
             on_error: ``"raise"``: the first failure ends the run and its exception is raised. ``"return"``: a
                 ``Failure`` stands in the item's place. A callable: gets each ``Failure``, what it returns stands there.
             retries: How many further attempts an item that fails gets, or a ``RetryPolicy``.
+            timeout: Seconds that an item may take from its start in the worker, dependencies and cleanup included;
+                ``backend="process"`` only. After that an ``ItemTimeoutError`` is raised in it, so that its scope
+                closes; an item that has not let go 2 seconds later is ended with its worker, which is replaced.
             delivery: What happens, when a worker is lost, to items that it had begun besides the one that it was
                 running: ``"at_least_once"``: those whose outcomes it had not recorded run again; it records them at
                 once, or after a millisecond where they take a few microseconds. ``"at_most_once"``: they fail, too,
@@ -157,10 +161,8 @@ class InjectedPool:
             BaseException: With ``on_error="raise"`` what an item raised, type kept, noted with item and worker; what
                 ``items`` raised, after what had been read has run.
         """
-        options = RunOptions(eager=True, retries=as_policy(retries))
-        consumption, convert = self._begin(
-            func, "map", items, options, chunksize=chunksize, progress=progress, on_error=on_error, delivery=delivery
-        )
+        asked = Asked(chunksize, progress, on_error, retries, timeout, delivery)
+        consumption, convert = self._begin(func, "map", items, RunOptions(eager=True), asked)
         return consumption.collect(convert)
 
     def starmap(
@@ -172,20 +174,12 @@ class InjectedPool:
         progress: Progress = None,
         on_error: OnError = "raise",
         retries: RetryPolicy | int | None = None,
+        timeout: float | None = None,
         delivery: Delivery = "at_least_once",
     ) -> list[Value]:
         """Do as ``map`` does; each item is a tuple of leading arguments."""
-        options = RunOptions(eager=True, retries=as_policy(retries))
-        consumption, convert = self._begin(
-            func,
-            "starmap",
-            items,
-            options,
-            chunksize=chunksize,
-            progress=progress,
-            on_error=on_error,
-            delivery=delivery,
-        )
+        asked = Asked(chunksize, progress, on_error, retries, timeout, delivery)
+        consumption, convert = self._begin(func, "starmap", items, RunOptions(eager=True), asked)
         return consumption.collect(convert)
 
     def imap(
@@ -197,6 +191,7 @@ class InjectedPool:
         progress: Progress = None,
         on_error: OnError = "raise",
         retries: RetryPolicy | int | None = None,
+        timeout: float | None = None,
         delivery: Delivery = "at_least_once",
     ) -> Iterator[Value]:
         """Do as ``map`` does, lazily: results come in order as they are ready.
@@ -204,10 +199,8 @@ class InjectedPool:
         Work begins at the call and goes on in the background within the in-flight limit. The input is read on a
         thread of its own, unless it is a short list, tuple or range. Closing or dropping the iterator cancels.
         """
-        options = RunOptions(retries=as_policy(retries))
-        consumption, convert = self._begin(
-            func, "map", items, options, chunksize=chunksize, progress=progress, on_error=on_error, delivery=delivery
-        )
+        asked = Asked(chunksize, progress, on_error, retries, timeout, delivery)
+        consumption, convert = self._begin(func, "map", items, RunOptions(), asked)
         return consumption.iterate(convert)
 
     def imap_unordered(
@@ -219,13 +212,12 @@ class InjectedPool:
         progress: Progress = None,
         on_error: OnError = "raise",
         retries: RetryPolicy | int | None = None,
+        timeout: float | None = None,
         delivery: Delivery = "at_least_once",
     ) -> Iterator[Value]:
         """Do as ``imap`` does; results come as they are ready, in any order."""
-        options = RunOptions(ordered=False, retries=as_policy(retries))
-        consumption, convert = self._begin(
-            func, "map", items, options, chunksize=chunksize, progress=progress, on_error=on_error, delivery=delivery
-        )
+        asked = Asked(chunksize, progress, on_error, retries, timeout, delivery)
+        consumption, convert = self._begin(func, "map", items, RunOptions(ordered=False), asked)
         return consumption.iterate(convert)
 
     def outcomes(
@@ -236,13 +228,12 @@ class InjectedPool:
         chunksize: int | None = None,
         progress: Progress = None,
         retries: RetryPolicy | int | None = None,
+        timeout: float | None = None,
         delivery: Delivery = "at_least_once",
     ) -> Iterator[Outcome]:
         """Give a ``Success`` or ``Failure`` for each item, as they are ready; never raises for an item."""
-        options = RunOptions(ordered=False, timed=True, retries=as_policy(retries))
-        consumption, _ = self._begin(
-            func, "map", items, options, chunksize=chunksize, progress=progress, on_error="return", delivery=delivery
-        )
+        asked = Asked(chunksize, progress, "return", retries, timeout, delivery)
+        consumption, _ = self._begin(func, "map", items, RunOptions(ordered=False, timed=True), asked)
         return consumption.iterate(consuming.to_outcomes)
 
     def submit(self, func: Callable[..., Value], /, *args: Any) -> Future[Value]:
@@ -328,23 +319,16 @@ class InjectedPool:
         call: Call,
         items: Iterable[Any],
         options: RunOptions,
-        *,
-        chunksize: int | None,
-        progress: Progress,
-        on_error: OnError,
-        delivery: Delivery,
+        asked: Asked,
     ) -> tuple[consuming.Consumption, consuming.Convert | None]:
-        _options.run(chunksize, progress, on_error, delivery)
+        asked.apply_to(options, self._backend_name, self._engine.backend.capabilities)
         source = _options.iterator(items)
         plan = self._plan(func, call)
         load = self._engine.functions.load(plan)
         driver = self._engine.start(self, plan)
-        options.fail_fast = on_error == "raise"
-        if delivery == "at_most_once":
-            options.at_most_once, options.retries = True, without_lost(options.retries)
-        run = self._engine.make_run(driver, load, options, chunksize, Bar(progress, items))
+        run = self._engine.make_run(driver, load, options, asked.chunksize, Bar(asked.progress, items))
         consumption = self._engine.consume(self, driver, run, source, items)
-        return consumption, None if on_error == "raise" else consuming.replacing(on_error)
+        return consumption, None if asked.on_error == "raise" else consuming.replacing(asked.on_error)
 
     def _plan(self, func: Callable[..., Any], call: Call) -> Plan:
         self._check_usable()

@@ -47,6 +47,7 @@ class LocalLoop:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._hosts: list[LocalHost] = []
         self.entered: asyncio.Task[None] | None = None  # the task that counts as the current one
+        self.waiting: LocalHost | None = None  # the host that the loop turns for
 
     def enter(self, task: asyncio.Task[None] | None) -> None:
         """Let a task be the current one, until another is."""
@@ -129,6 +130,9 @@ class LocalHost:
         self._throw: Callable[[Any], Any]
         self._cancelled: asyncio.CancelledError | None = None
         self._wanted: asyncio.Future[tuple[Any, asyncio.Future[Any]]]
+        self._done: asyncio.Future[tuple[bool, Any]]  # the wait that the loop turns for
+        self._interrupt: BaseException | None = None  # what that wait is to end with
+        self._heard = False
 
     def forget(self) -> None:
         """Drop the task of a loop that has been closed."""
@@ -199,16 +203,45 @@ class LocalHost:
         if self._cancelled is not None:
             cancelled, self._cancelled = self._cancelled, None
             return False, cancelled
-        done: asyncio.Future[tuple[bool, Any]] = loop.create_future()
+        self._done = done = loop.create_future()
         self._wanted.set_result((waits_for, done))
+        self._loop.waiting = self
         try:
             outcome: tuple[bool, Any] = self._turn(loop, done)
         except BaseException as error:  # noqa: BLE001 - an interrupt, which the coroutine is to see
             task.cancel()
             self._turn(loop, asyncio.wait([done], timeout=STOP_TIMEOUT))
             task.uncancel()
+            self._take_interrupt(task)
             return False, error
-        return outcome
+        finally:
+            self._loop.waiting = None
+        return outcome if self._interrupt is None else (False, self._take_interrupt(task))
+
+    def interrupt(self, error: BaseException) -> None:
+        """End the wait that the loop turns for with an error, soon.
+
+        For a signal handler: were it to raise in the loop's own code, other tasks would be lost.
+        """
+        self._interrupt = error
+        self._own_loop.call_soon_threadsafe(self._hear)
+
+    @property
+    def is_deaf(self) -> bool:
+        """Whether the loop has not come to what ``interrupt`` asked for."""
+        return self._interrupt is not None and not self._heard
+
+    def _hear(self) -> None:
+        if self._loop.waiting is self and self.is_deaf and not self._done.done() and self._task is not None:
+            self._heard = True
+            self._task.cancel()
+
+    def _take_interrupt(self, task: asyncio.Task[None]) -> BaseException | None:
+        interrupt, self._interrupt = self._interrupt, None
+        if self._heard:
+            self._heard = False
+            task.uncancel()
+        return interrupt
 
     def _turn(self, loop: asyncio.AbstractEventLoop, until: Any) -> Any:
         self._loop.enter(None)

@@ -14,7 +14,8 @@ from poolinject._scheduling.retries import Retry, delay_of, may_retry, retries_o
 from poolinject._scheduling.runs import Block, Run
 from poolinject._scheduling.scheduler import Scheduler
 from poolinject._scheduling.state import Action, Emit, Finish, Later, Lose, RunState, Send, TakeBack
-from poolinject._transport.messages import Chunk, Failed, Forget, Load, Results
+from poolinject._scheduling.timeouts import Overtime, failure_of
+from poolinject._transport.messages import Chunk, Forget, Load, Results
 from poolinject.errors import WorkerLostError
 
 if TYPE_CHECKING:
@@ -51,6 +52,8 @@ class Dispatcher:
         self._chunks: dict[int, InFlight] = {}
         self._loaded: list[dict[int, None]] = [{} for _ in range(workers)]  # the oldest first
         self._lost: WorkerLostError | None = None
+        self._overtime = Overtime(backend, workers)
+        self._late: Lose | None = None  # the item whose worker was ended because of it
         self._untold: set[Run] = set()
         self._heard_at = 0.0
         self._taken: deque[tuple[float, TakeBack]] = deque()  # with the time from which they can be reclaimed
@@ -92,7 +95,11 @@ class Dispatcher:
         if heard:
             self._heard_at = now
 
-    def reclaim(self) -> float:
+    def look(self) -> float:
+        """Do what it is time for; give for how long there is nothing of that kind."""
+        return min(self._reclaim(), self._look_at_retries(), self._look_at_limits())
+
+    def _reclaim(self) -> float:
         """Give chunks that were taken back before their worker came to them to others; give when to look again."""
         now = time.monotonic()
         while self._taken and self._taken[0][0] <= now:
@@ -103,7 +110,7 @@ class Dispatcher:
             return self._taken[0][0] - now
         return UNEVEN_SECONDS if self.scheduler.is_uneven else math.inf
 
-    def look_at_retries(self) -> float:
+    def _look_at_retries(self) -> float:
         """Have the items tried again that have waited for it; give when to look again."""
         now, due = time.monotonic(), list[tuple[int, int]]()
         while self._later and self._later[0][0] <= now:
@@ -117,6 +124,11 @@ class Dispatcher:
         if self._chunks or not any(state.waiting for state in self.scheduler.runs.values()):
             return 0.0
         return min(max(0.0, self._later[0][0] - time.monotonic()), REST_SECONDS)
+
+    def _look_at_limits(self) -> float:
+        """End workers whose item has not heeded its time limit; give when to look again."""
+        busy = (worker.id for worker in self.scheduler.workers if worker.chunks)
+        return self._overtime.look(self.runs.values(), busy)
 
     def tell(self) -> None:
         """Wake the consumers of what has been emitted since."""
@@ -185,12 +197,12 @@ class Dispatcher:
         Gives whether it had items and ended before it had begun any, as one that cannot load the function does.
         """
         had_items, self._lost = self.is_busy(worker_id), WorkerLostError(worker_id, exit_code)
-        delays = dict[int, float]()
+        is_late, delays = self._overtime.gone(worker_id), dict[int, float]()
         for number, chunk in list(self._chunks.items()):
             if chunk.worker_id == worker_id:
                 del self._chunks[number]
                 chunk.run.leave(chunk.start, chunk.items)
-                delay = delay_of(chunk.run.options.retries, chunk.attempt, "lost", self._lost, random.random)
+                delay = self._delay_of_lost(chunk, is_late=is_late)
                 if delay is not None:
                     delays[number] = delay
         for run in self.runs.values():
@@ -198,8 +210,16 @@ class Dispatcher:
         self._loaded[worker_id].clear()
         uncounted = any(begun.get(chunk.slot, 0) is None for chunk in self.scheduler.workers[worker_id].chunks.values())
         actions = self.scheduler.gone(worker_id, begun, delays)
+        losses = [action for action in actions if isinstance(action, Lose)]
+        self._late = losses[-1] if is_late and losses else None  # the last one was running
         self._perform(actions)
-        return had_items and not uncounted and not any(isinstance(action, Lose) for action in actions)
+        return had_items and not uncounted and not losses
+
+    def _delay_of_lost(self, chunk: InFlight, *, is_late: bool) -> float | None:
+        """Give for how long an item of a chunk waits that was lost with its worker, if it is tried again."""
+        options = chunk.run.options
+        failed = failure_of(chunk.run, 0, self._lost, chunk.worker_id, overtime=is_late and not options.at_most_once)
+        return delay_of(options.retries, chunk.attempt, failed.phase, failed.error, random.random)
 
     def end_all(self, error: BaseException) -> None:
         """Cancel every run with an error."""
@@ -285,18 +305,18 @@ class Dispatcher:
             attempt=send.attempt,
             unit=options.unit,
             patience=options.patience,
-            exact=send.exact,
+            exact=send.exact or options.timeout is not None,
             stop_on_failure=options.fail_fast and is_last,
             tells_failures=not is_last,
             timed=options.timed,
+            timeout=options.timeout or 0.0,
             items=items,
         )
         run.chunking.weigh(len(items), self._backend.send(send.worker_id, chunk))
 
     def _lose(self, run: Run, lose: Lose) -> None:
-        exit_code = self._lost.exit_code if self._lost is not None else None
-        error = WorkerLostError(lose.worker_id, exit_code, lose.index)
-        item, failed = run.take_items(lose.index, 1, again=True), Failed(0, error, str(error), "lost", None)
+        failed = failure_of(run, lose.index, self._lost, lose.worker_id, overtime=lose == self._late)
+        item = run.take_items(lose.index, 1, again=True)
         block = Block(lose.index, item, [None], [failed], (), lose.worker_id, lose.attempt)
         self._keep(run, block, [] if lose.delay is None else [Retry(lose.index, lose.delay)])
 

@@ -153,7 +153,7 @@ class Driver:
             while self._inbox:
                 self._inbox.popleft()()
             self.dispatcher.look_at_inputs()
-            timeout = min(timeout, self.dispatcher.reclaim(), self.dispatcher.look_at_retries())
+            timeout = min(timeout, self.dispatcher.look())
             if self._shutdown is not None:
                 timeout = self._shutdown.advance(timeout)
                 if self._shutdown.over:
@@ -209,7 +209,7 @@ class Driver:
     def _on_gone(self, worker_id: int, message: Gone) -> None:
         self.ended.add(worker_id)
         fruitless = self.dispatcher.gone(worker_id, message.exit_code, message.begun)
-        if self._shutdown is not None and not self._shutdown.needs_workers:
+        if self._shutdown is not None and not self._shutdown.drains:
             self._shutdown.gone(worker_id)
             return
         if fruitless or worker_id in self.starting:

@@ -91,6 +91,7 @@ class RunOptions:
     pinned: Sequence[int] | None = None
     at_most_once: bool = False  # what a lost worker may have run is lost
     retries: RetryPolicy | None = None
+    timeout: float | None = None  # seconds that each item may take
 
 
 class Run:

@@ -75,8 +75,8 @@ class Shutdown:
         return max(0.0, min(timeout, self._deadline - now))
 
     @property
-    def needs_workers(self) -> bool:
-        """Whether a worker that ends is to be replaced, since there is something left to drain."""
+    def drains(self) -> bool:
+        """Whether runs go on, so that a worker which ends is to be replaced."""
         return self._phase == "drain" and bool(self._dispatcher.runs)
 
     @property

@@ -44,7 +44,8 @@ class Failure:
         error: The exception, of its original type.
         traceback: The worker's traceback as text.
         phase: What it failed in: building a dependency (``"setup"``), the function (``"call"``), the code after a
-            ``yield`` (``"cleanup"``), sending it or its result (``"transport"``), its worker ended (``"lost"``).
+            ``yield`` (``"cleanup"``), sending it or its result (``"transport"``), it took too long (``"timeout"``), its
+            worker ended (``"lost"``).
         provider: The name of the provider concerned, ``None`` outside setup and cleanup.
         attempts: How often it was tried.
         worker_id: The slot of the worker, ``None`` where it never reached one.
@@ -104,6 +105,7 @@ class Chunk(NamedTuple):
     ``exact``: what has begun must be counted, however quick the items are.
     ``stop_on_failure``: after a failure no further item of the run starts in this worker, in no chunk.
     ``tells_failures``: a failure does not wait for other outcomes, since the caller may have it tried again.
+    ``timeout``: seconds that each item may take, 0 where there is no limit.
     """
 
     id: int
@@ -118,6 +120,7 @@ class Chunk(NamedTuple):
     stop_on_failure: bool
     tells_failures: bool
     timed: bool
+    timeout: float
     items: Sequence[Any]
 
 

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from poolinject._transport.picklers import Buffer
 
 CHUNK, RESULTS, RETURNED, SETUP, LOAD, FORGET, WARM, STOP, READY, STOPPED = range(10)
-_CHUNK = struct.Struct("<QQHQQIId????")
+_CHUNK = struct.Struct("<QQHQQIId????d")
 _RETURNED = struct.Struct("<QQ")
 _RESULTS = struct.Struct("<QQQd?QQ")
 _BARE = pickle.PROTO[0]  # how every pickle begins, and no frame

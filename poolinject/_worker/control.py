@@ -4,6 +4,8 @@ Each chunk in flight has a slot of three words. The caller lowers ``bound`` to t
 sets ``opened`` when it comes to the chunk, and only then reads ``bound``; before each item it writes into ``begun``
 where the next one is in its run, so that after its death the caller knows which item it was running. Where it does not
 count, ``opened`` says so. Behind the slots is the journal of a worker process.
+
+One word more says until when the running item must have ended, where it has a time limit.
 """
 
 from __future__ import annotations
@@ -16,7 +18,8 @@ from poolinject._transport.payloads import Arena
 
 SLOTS = 64  # chunks in flight to one worker, at the most
 BEGIN, FILLED = 3 * SLOTS, 3 * SLOTS + 1  # words: where the entries of the journal begin, and end
-WORDS = 3 * SLOTS + 2
+DEADLINE = 3 * SLOTS + 2  # the word of the time limit
+WORDS = DEADLINE + 1
 COUNTED, UNCOUNTED = 1, 2  # how a chunk has been opened
 JOURNAL_SIZE = 1 << 19  # bytes; what does not fit is sent at once
 SIZE = 8 * WORDS + JOURNAL_SIZE
@@ -53,6 +56,11 @@ class Control:
     def recorded(self) -> bytes:
         """Give the entries of the journal."""
         return bytes(self.journal[self.words[BEGIN] : self.words[FILLED]])
+
+    @property
+    def deadline(self) -> int:
+        """When the running item must have ended, by the monotonic clock in nanoseconds; 0 where there is no limit."""
+        return self.words[DEADLINE]
 
     def close(self) -> None:
         """Release the memory."""

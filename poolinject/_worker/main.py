@@ -95,14 +95,15 @@ class Worker:
         if isinstance(message, Setup):
             worker = WorkerContext(message.worker_id, message.generation, message.pool_name)
             journal = self._outbox.journal = Journal(self._control)
-            send, arena = self._outbox.put, self._outgoing
-            self._runner = Runner(Runtime(worker), self._control, send, pickles=True, arena=arena, journal=journal)
+            send, arena, wake = self._outbox.put, self._outgoing, self._monitor.wake
+            self._runner = Runner(
+                Runtime(worker), self._control, send, pickles=True, arena=arena, journal=journal, wake=wake
+            )
             self._outbox.put(Ready())
         elif self._runner is None:
             message_text = "a worker got work before its set-up"
             raise AssertionError(message_text)
         elif isinstance(message, Chunk):
-            self._monitor.wake()
             self._runner.run(message)
         elif isinstance(message, Load):
             self._runner.load(message)

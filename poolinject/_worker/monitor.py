@@ -30,7 +30,10 @@ class Monitor:
         self._started = False
 
     def wake(self) -> None:
-        """There is something to look at from now on; costs next to nothing where the thread is awake."""
+        """There is something to look at now, and was before the call; costs next to nothing where the thread is awake.
+
+        It looks once more after it has said that it is asleep, so it sees what was there before anybody asked.
+        """
         if self._asleep:
             self._awaken.set()
         elif not self._started:

@@ -11,6 +11,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from poolinject._injection.event_loop import LocalLoop
 from poolinject._injection.generators import Failed as ItemFailed
 from poolinject._transport.codec import DamagedBatch, Unsendable
 from poolinject._transport.functions import load_function
@@ -18,6 +19,7 @@ from poolinject._transport.messages import Chunk, Forget, FromWorker, Load, Read
 from poolinject._worker.control import COUNTED, UNCOUNTED
 from poolinject._worker.lifecycle import Terminated, is_interrupt
 from poolinject._worker.outcomes import Objects, Packed, Primitives, Work
+from poolinject._worker.timeouts import Clock, TimedItems
 from poolinject.errors import TransportError, WorkerLostError
 
 if TYPE_CHECKING:
@@ -62,13 +64,16 @@ class Runner:
         arena: Arena | None = None,
         journal: Journal | None = None,
         interruptible: bool = False,
+        wake: Callable[[], None] | None = None,
     ) -> None:
         self.runtime, self._words, self._send = runtime, control.words, send
         self._pickles, self._arena = pickles, arena  # the results are on their way to another process
         self._journal = journal
         self._interruptible = interruptible  # on the caller's own thread
+        self._wake = wake  # whoever looks in; once there is something to see, or it might fall asleep meanwhile
         self._functions: dict[int, Loaded] = {}
         self._work: Work | None = None
+        self._clock: Clock | None = None  # of items with a time limit
         self._sending = threading.Lock()
         self._interrupt: BaseException | None = None
         self._failed_run = -1  # of which no further item is to start
@@ -114,20 +119,25 @@ class Runner:
         """Run the items of a chunk up to its bound and send their outcomes."""
         function, began = self._functions[chunk.function], time.perf_counter()
         loop, counts = self._loop(function, chunk)
+        is_quick = function.seconds < QUICK_SECONDS and not chunk.timeout  # it covers the pickling of each
         work = self._work = Work(
             chunk,
-            self._store(function),
+            self._store(function, is_quick=is_quick),
             self._words,
             self._journal,
             self._send_all,
             seconds=function.seconds if function.seconds < math.inf else 0.0,
-            is_quick=function.seconds < QUICK_SECONDS,
+            is_quick=is_quick,
             counts=counts,
         )
         self._words[3 * chunk.slot + 2] = COUNTED if counts else UNCOUNTED  # opened: the bound is read after this
+        if self._wake is not None:
+            self._wake()
         self.look()
         if chunk.run == self._failed_run:
             work.stop()
+        if chunk.timeout:
+            self._start_clock(chunk.timeout)
         if function.measured is not None:
             measured = function.measured.loop
             self._go(_guarded(measured) if isinstance(chunk.items, DamagedBatch) else measured, work, most=1)
@@ -151,10 +161,16 @@ class Runner:
         if interrupt is not None:
             raise interrupt
 
-    def _store(self, function: Loaded) -> Objects | Packed:
+    def _start_clock(self, timeout: float) -> None:
+        if self._clock is None:
+            loop = self.runtime.loop
+            assert isinstance(loop, LocalLoop)  # noqa: S101 - only processes can do this
+            self._clock = Clock(self._words, loop)
+        self._clock.prepare(timeout)
+
+    def _store(self, function: Loaded, *, is_quick: bool) -> Objects | Packed:
         if not self._pickles:
             return Objects()
-        is_quick = function.seconds < QUICK_SECONDS
         return Primitives() if is_quick and function.has_primitives else Packed(self._arena)
 
     @staticmethod
@@ -167,14 +183,18 @@ class Runner:
 
     def _go(self, loop: Loop, work: Work, most: int | None = None) -> None:
         """Go through the items, with a fresh copy of the context for each that changed the one before."""
-        chunk, words, kept = work.chunk, self._words, work.kept
+        chunk, words, fail = work.chunk, self._words, self._fail
+        kept: list[Any] | Work | TimedItems = work.kept
         numbered: Iterable[Any] = work.numbered if most is None else itertools.islice(work.numbered, most)
+        if chunk.timeout and self._clock is not None:
+            timed = TimedItems(self._clock, numbered, work, fail)
+            numbered, kept, fail = iter(timed), timed, timed.fail
         again: bool | None = True
         while again:
             context = contextvars.copy_context()
             try:
                 again = context.run(
-                    loop, numbered, chunk.attempt, words, 3 * chunk.slot + 1, kept, self._fail, context, context.copy()
+                    loop, numbered, chunk.attempt, words, 3 * chunk.slot + 1, kept, fail, context, context.copy()
                 )
             except Exception:  # noqa: BLE001, S112 - raised by a changed value that refuses to be compared
                 continue
@@ -208,6 +228,8 @@ class Runner:
         work = self._work
         if work is None:
             return False
+        if self._clock is not None:
+            self._clock.look()
         if self.terminated:
             work.stop()
         work.heed_bound()
@@ -236,6 +258,8 @@ class Runner:
 
     def _send_all(self) -> None:
         """Send the packed outcomes that there are."""
+        if self._clock is not None:
+            self._clock.settle()  # the item is not to answer for a caller who is slow to read
         with self._sending:
             results = None if self._work is None else self._work.results(done=False)
             if results is not None and results.size:

@@ -21,10 +21,12 @@ class Capabilities:
     Attributes:
         shares_memory: Workers see the caller's objects; nothing is pickled.
         runs_in_caller: Items run on the thread that waits for them.
+        times_out: Items can have a time limit, since workers can be interrupted and ended.
     """
 
     shares_memory: bool
     runs_in_caller: bool = False
+    times_out: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +100,10 @@ class Backend(ABC):
     @abstractmethod
     def is_opened(self, worker_id: int, slot: int) -> bool:
         """Tell whether the worker has come to the chunk in a slot."""
+
+    def deadline(self, worker_id: int) -> int:  # noqa: ARG002 - for those with ``times_out``
+        """Give when the item that a worker runs must have ended, in ``time.monotonic_ns``; 0 where it has no limit."""
+        return 0
 
     @abstractmethod
     def replace(self, worker_id: int) -> None:

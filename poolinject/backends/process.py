@@ -115,7 +115,7 @@ class Peer:
 class ProcessBackend(Backend):
     """Worker processes and one selector for all of them."""
 
-    capabilities = Capabilities(shares_memory=False)
+    capabilities = Capabilities(shares_memory=False, times_out=True)
 
     def __init__(self, start_method: str | None = None) -> None:
         methods = available_start_methods()
@@ -230,6 +230,10 @@ class ProcessBackend(Backend):
     def is_opened(self, worker_id: int, slot: int) -> bool:
         """Look into the control block."""
         return self._peers[worker_id].control.is_opened(slot)
+
+    def deadline(self, worker_id: int) -> int:
+        """Look into the control block."""
+        return self._peers[worker_id].control.deadline
 
     def replace(self, worker_id: int) -> None:
         """Start a process with the set-up of the one that has ended."""

@@ -61,7 +61,8 @@ class ThreadBackend(Backend):
             self._waker.wake()
 
         with inside(self):
-            runner = Runner(Runtime(worker, self._loop, self._pool_scope), self._controls[worker_id], send_back)
+            runtime = Runtime(worker, self._loop, self._pool_scope)
+            runner = Runner(runtime, self._controls[worker_id], send_back, wake=self._monitor.wake)
             self._runners.append(runner)
             send_back(Ready())
             while True:
@@ -73,7 +74,6 @@ class ThreadBackend(Backend):
                     case Warm() as message:
                         runner.warm(message)
                     case Chunk() as message:
-                        self._monitor.wake()
                         runner.run(message)
                     case Stop():
                         break

@@ -345,3 +345,87 @@ def test_loop_thread_ends_with_close() -> None:
     assert set(threading.enumerate()) - before
     shared.close()
     assert set(threading.enumerate()) <= before
+
+
+class InterruptError(Exception):
+    """What a wait is ended with."""
+
+
+def test_a_wait_can_be_ended_with_an_error() -> None:
+    """It is raised where the coroutine waits; its task is none the worse, neither are others."""
+    loop = LocalLoop()
+    host = loop.host()
+    raised, others = InterruptError(), list[asyncio.Task[str]]()
+
+    async def wait() -> str:
+        others.append(asyncio.create_task(asyncio.sleep(0.05, "slept")))
+        asyncio.get_running_loop().call_later(0.01, interrupt)
+        with pytest.raises(InterruptError) as caught:
+            await asyncio.sleep(TIMEOUT)
+        assert caught.value is raised
+        return await others[0]
+
+    def interrupt() -> None:
+        assert loop.waiting is host
+        assert not host.is_deaf
+        host.interrupt(raised)
+        assert host.is_deaf
+
+    assert host.run(wait()) == "slept"
+    assert host.run(current()).cancelling() == 0
+    assert loop.waiting is None
+    assert host.run(asyncio.sleep(0.01, "again")) == "again"
+    loop.close()
+
+
+def test_an_interrupt_at_the_last_moment_is_not_left_for_the_next_wait() -> None:
+    """A wait that has just ended is ended with the error all the same."""
+    loop = LocalLoop()
+    host = loop.host()
+
+    async def wait() -> list[str]:
+        caught: list[str] = []
+        for _ in range(2):
+            future = asyncio.get_running_loop().create_future()
+            if not caught:
+                asyncio.get_running_loop().call_soon(end, future)
+            else:
+                asyncio.get_running_loop().call_later(0.01, future.set_result, None)
+            try:
+                await future
+            except InterruptError:
+                caught.append("caught")
+            else:
+                caught.append("went on")
+        return caught
+
+    def end(future: asyncio.Future[None]) -> None:
+        future.set_result(None)
+        host.interrupt(InterruptError())
+
+    assert host.run(wait()) == ["caught", "went on"]
+    assert host.run(current()).cancelling() == 0
+    loop.close()
+
+
+def test_a_wait_that_does_not_end_when_cancelled_is_waited_for() -> None:
+    """What it does last is done when the error is raised."""
+    loop = LocalLoop()
+    host = loop.host()
+    done = []
+
+    async def slow() -> None:
+        try:
+            await asyncio.sleep(TIMEOUT)
+        finally:
+            await asyncio.sleep(0.02)
+            done.append("slow")
+
+    async def wait() -> None:
+        asyncio.get_running_loop().call_later(0.01, host.interrupt, InterruptError())
+        await asyncio.create_task(slow())
+
+    with pytest.raises(InterruptError):
+        host.run(wait())
+    assert done == ["slow"]
+    loop.close()

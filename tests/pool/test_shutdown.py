@@ -327,6 +327,26 @@ def test_drain_waits_for_futures(backend: Kind) -> None:
     assert [future.result(0) for future in futures] == list(range(20))
 
 
+def test_a_drain_goes_on_where_a_worker_is_lost(process: Kind, ledger: ModuleType) -> None:
+    """It is replaced, so that what waits for it gets its turn."""
+    pool = process.pool(1)
+    futures = [pool.submit(die_at_first, item) for item in range(4)]
+    ending = threads_started(pool.shutdown, "drain")
+    until_begun(pool)
+    ledger.note("release")
+    assert isinstance(futures[0].exception(PATIENCE), WorkerLostError)
+    assert [future.result(PATIENCE) for future in futures[1:]] == [1, 2, 3]
+    assert ending.result(PATIENCE).clean
+
+
+def die_at_first(item: int) -> int:
+    """Die where it is the first item, once the test says so."""
+    if item == 0:
+        wait_for("release")
+        os.kill(os.getpid(), signal.SIGKILL)
+    return item
+
+
 def test_a_future_can_be_cancelled_before_it_starts(parallel: Kind, ledger: ModuleType) -> None:
     """Its item then never runs."""
     with parallel.pool(1) as pool:
@@ -401,5 +421,15 @@ def until_cancelled(pool: InjectedPool) -> None:
     driver = pool._engine.driver
     assert driver is not None
     while not all(run.cancelled for run in list(driver.dispatcher.scheduler.runs.values())):
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+
+
+def until_begun(pool: InjectedPool) -> None:
+    """Wait until the driver has begun to shut down."""
+    deadline = time.monotonic() + PATIENCE
+    driver = pool._engine.driver
+    assert driver is not None
+    while driver._shutdown is None:
         assert time.monotonic() < deadline
         time.sleep(0.002)

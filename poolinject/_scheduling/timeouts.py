@@ -1,0 +1,60 @@
+"""Ends workers whose item does not heed its time limit. Runs in the caller, on the driver's thread."""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import TYPE_CHECKING
+
+from poolinject._transport.messages import Failed
+from poolinject.errors import ItemTimeoutError, WorkerLostError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from poolinject._scheduling.runs import Run
+    from poolinject.backends.base import Backend
+
+LOOK_SECONDS = 0.05  # between two looks, while items with a time limit are under way
+MARGIN_SECONDS = 0.05  # after the deadline: by then a worker that runs has seen for itself that it is late
+SECOND = 1_000_000_000  # in the unit of the clock
+
+
+class Overtime:
+    """Which workers have been killed because of their item, and who is next.
+
+    A worker publishes by when the item that it runs must have ended; past that it begins no other item.
+    """
+
+    def __init__(self, backend: Backend, workers: int) -> None:
+        self._backend = backend
+        self._killed = [0] * workers  # the deadline that was missed
+        self._next_look = 0
+
+    def look(self, runs: Iterable[Run], busy: Iterable[int]) -> float:
+        """Kill who has missed a deadline; give how long the driver may wait until the next look."""
+        if all(run.options.timeout is None for run in runs):
+            return math.inf
+        now = time.monotonic_ns()
+        if now >= self._next_look:
+            self._next_look = now + int(LOOK_SECONDS * SECOND)
+            for worker_id in busy:
+                deadline = self._backend.deadline(worker_id)
+                if deadline and not self._killed[worker_id] and now > deadline + MARGIN_SECONDS * SECOND:
+                    self._killed[worker_id] = deadline
+                    self._backend.end(worker_id, "kill")
+        return (self._next_look - now) / SECOND
+
+    def gone(self, worker_id: int) -> bool:
+        """Tell of a worker that has ended whether that was because of the item that it was running."""
+        missed, self._killed[worker_id] = self._killed[worker_id], 0
+        return missed != 0 and missed == self._backend.deadline(worker_id)
+
+
+def failure_of(run: Run, index: int, lost: WorkerLostError | None, worker_id: int, *, overtime: bool) -> Failed:
+    """Say what became of the item that a worker was running when it ended."""
+    if overtime and run.options.timeout is not None:
+        late = ItemTimeoutError(index, run.options.timeout)
+        return Failed(0, late, f"{late}; it did not let go when it was told, so its worker was ended", "timeout", None)
+    error = WorkerLostError(worker_id, None if lost is None else lost.exit_code, index)
+    return Failed(0, error, str(error), "lost", None)
