@@ -176,6 +176,11 @@ class Work:
                 self._store = self._store.packed(arena)
 
     @property
+    def is_recorded(self) -> bool:
+        """Whether what each item has come to is recorded at once."""
+        return self._journal is not None and type(self._store) is Packed
+
+    @property
     def kept(self) -> list[Any] | Work:
         """What the result of an item is appended to."""
         if self._is_quick and isinstance(self._store, Objects) and not self.chunk.timed:

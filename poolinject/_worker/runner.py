@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import contextvars
 import itertools
-import math
 import signal
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from poolinject._injection.event_loop import LocalLoop
@@ -19,6 +18,7 @@ from poolinject._transport.messages import Chunk, Forget, FromWorker, Load, Read
 from poolinject._worker.control import COUNTED, UNCOUNTED
 from poolinject._worker.lifecycle import Terminated, is_interrupt
 from poolinject._worker.outcomes import Objects, Packed, Primitives, Work
+from poolinject._worker.recording import BULK_SHARE, SHARE, Conduct, seconds_to_record
 from poolinject._worker.timeouts import Clock, TimedItems
 from poolinject.errors import TransportError, WorkerLostError
 
@@ -31,8 +31,7 @@ if TYPE_CHECKING:
     from poolinject._worker.control import Control
     from poolinject._worker.journal import Journal
 
-QUICK_SECONDS = 4e-6  # for an item; the results of quicker ones are pickled together
-BULK_SECONDS = 4e-7  # for an item; quicker ones, which cannot even have made a system call, are not counted
+QUICK_SECONDS = 1e-5  # for an item where nothing is recorded; the monitor heeds the bound for quicker ones
 
 
 @dataclass(slots=True)
@@ -45,7 +44,8 @@ class Loaded:
     measured: Measured | None = None
     error: Exception | None = None
     has_primitives: bool = True  # all results so far were builtin primitives
-    seconds: float = math.inf  # that an item of the newest chunk took
+    seconds: float = 0.0  # that an item of the newest chunk took
+    conduct: Conduct = field(default_factory=Conduct)
 
 
 class Runner:
@@ -69,6 +69,9 @@ class Runner:
         self.runtime, self._words, self._send = runtime, control.words, send
         self._pickles, self._arena = pickles, arena  # the results are on their way to another process
         self._journal = journal
+        self._recording = 0.0 if journal is None else seconds_to_record(journal)
+        self._quick = QUICK_SECONDS if journal is None else self._recording / SHARE
+        self._bulk = BULK_SHARE * self._quick
         self._interruptible = interruptible  # on the caller's own thread
         self._wake = wake  # whoever looks in; once there is something to see, or it might fall asleep meanwhile
         self._functions: dict[int, Loaded] = {}
@@ -118,22 +121,8 @@ class Runner:
     def run(self, chunk: Chunk) -> None:
         """Run the items of a chunk up to its bound and send their outcomes."""
         function, began = self._functions[chunk.function], time.perf_counter()
-        loop, counts = self._loop(function, chunk)
-        is_quick = function.seconds < QUICK_SECONDS and not chunk.timeout  # it covers the pickling of each
-        work = self._work = Work(
-            chunk,
-            self._store(function, is_quick=is_quick),
-            self._words,
-            self._journal,
-            self._send_all,
-            seconds=function.seconds if function.seconds < math.inf else 0.0,
-            is_quick=is_quick,
-            counts=counts,
-        )
-        self._words[3 * chunk.slot + 2] = COUNTED if counts else UNCOUNTED  # opened: the bound is read after this
-        if self._wake is not None:
-            self._wake()
-        self.look()
+        function.conduct.begin()
+        loop, work = self._open(function, chunk)
         if chunk.run == self._failed_run:
             work.stop()
         if chunk.timeout:
@@ -145,6 +134,7 @@ class Runner:
         while work.resume(self._arena):
             self._send_all()
             self._go(loop, work)
+        function.conduct.end(work.done, self._recording if work.is_recorded else 0.0)
         with self._sending:
             self._work = None
             sampled = () if function.measured is None else function.measured.take()
@@ -161,6 +151,26 @@ class Runner:
         if interrupt is not None:
             raise interrupt
 
+    def _open(self, function: Loaded, chunk: Chunk) -> tuple[Loop, Work]:
+        """Come to a chunk."""
+        loop, counts = self._loop(function, chunk)
+        is_quick = not chunk.timeout and function.conduct.is_quicker_than(self._quick)  # it covers the pickling of each
+        work = self._work = Work(
+            chunk,
+            self._store(function, is_quick=is_quick),
+            self._words,
+            self._journal,
+            self._send_all,
+            seconds=function.seconds,
+            is_quick=is_quick,
+            counts=counts,
+        )
+        self._words[3 * chunk.slot + 2] = COUNTED if counts else UNCOUNTED  # opened: the bound is read after this
+        if self._wake is not None:
+            self._wake()
+        self.look()
+        return loop, work
+
     def _start_clock(self, timeout: float) -> None:
         if self._clock is None:
             loop = self.runtime.loop
@@ -173,11 +183,10 @@ class Runner:
             return Objects()
         return Primitives() if is_quick and function.has_primitives else Packed(self._arena)
 
-    @staticmethod
-    def _loop(function: Loaded, chunk: Chunk) -> tuple[Loop, bool]:
+    def _loop(self, function: Loaded, chunk: Chunk) -> tuple[Loop, bool]:
         """Choose the loop for a chunk; tell whether it counts."""
         damaged = isinstance(chunk.items, DamagedBatch)
-        if function.bulk is not None and function.seconds < BULK_SECONDS and not (chunk.exact or damaged):
+        if function.bulk is not None and not (chunk.exact or damaged) and function.conduct.is_quicker_than(self._bulk):
             return function.bulk, False
         return _guarded(function.loop) if damaged else function.loop, True
 

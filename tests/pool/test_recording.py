@@ -1,0 +1,62 @@
+"""Which items are recorded at once: those that enter the system, and those beside which it costs little."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+
+import pytest
+
+from poolinject._worker.control import SIZE, Control
+from poolinject._worker.journal import Journal
+from poolinject._worker.recording import SHARE, WINDOW, Conduct, seconds_to_record
+
+ENOUGH = 4 * WINDOW
+
+
+def look_on(conduct: Conduct, item: Callable[[], object], cpu_seconds: float) -> None:
+    """Let items run for so long, in chunks."""
+    end = time.thread_time() + cpu_seconds
+    while time.thread_time() < end:
+        conduct.begin()
+        for _ in range(200):
+            item()
+        conduct.end(200, 0.0)
+
+
+def test_pure_python_is_quick_once_it_is_known() -> None:
+    """Not before enough of it has been seen, and only if it takes less than asked."""
+    conduct = Conduct()
+    look_on(conduct, int, WINDOW / 10)
+    assert not conduct.is_quicker_than(1.0)
+    look_on(conduct, int, ENOUGH)
+    assert conduct.is_quicker_than(1e-4)
+    assert not conduct.is_quicker_than(1e-9)
+
+
+def test_what_enters_the_system_is_never_quick() -> None:
+    """However little it takes; when it leaves off, that is forgiven in time."""
+    conduct = Conduct()
+    look_on(conduct, lambda: os.close(os.open(os.devnull, os.O_RDONLY)), ENOUGH)
+    assert not conduct.is_quicker_than(1.0)
+    look_on(conduct, int, 10 * ENOUGH)
+    assert conduct.is_quicker_than(1.0)
+
+
+def test_recording_is_measured_and_leaves_nothing() -> None:
+    """It takes some part of a millisecond, and not of nothing."""
+    control = Control(bytearray(SIZE))
+    seconds = seconds_to_record(Journal(control))
+    assert 1e-8 < seconds < 1e-3
+    assert control.recorded() == b""
+    assert 0 < SHARE < 1
+
+
+@pytest.mark.parametrize("recording", [0.0, 1.0])
+def test_time_of_recording_is_not_the_items(recording: float) -> None:
+    """What is measured with it is told without it."""
+    conduct = Conduct()
+    conduct.begin()
+    conduct.end(10, recording)
+    assert not conduct.is_quicker_than(1.0)
