@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from poolinject._injection.runtime import Runtime
 from poolinject._transport import wire
 from poolinject._transport.frames import FrameReader
-from poolinject._transport.messages import Chunk, Forget, Load, Ready, Setup, Stop, Stopped, ToWorker, Warm
+from poolinject._transport.messages import Chunk, Forget, Limit, Load, Ready, Setup, Stop, Stopped, ToWorker, Warm
 from poolinject._worker.control import map_arena, map_control
 from poolinject._worker.journal import Journal
 from poolinject._worker.lifecycle import Terminated
@@ -109,6 +109,8 @@ class Worker:
             self._runner.load(message)
         elif isinstance(message, Forget):
             self._runner.forget(message)
+        elif isinstance(message, Limit):
+            self._runner.limit(message)
         elif isinstance(message, Warm):
             self._runner.warm(message)
 

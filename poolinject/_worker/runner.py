@@ -15,9 +15,10 @@ from poolinject._injection.event_loop import LocalLoop
 from poolinject._injection.generators import Failed as ItemFailed
 from poolinject._transport.codec import DamagedBatch, Unsendable
 from poolinject._transport.functions import load_function
-from poolinject._transport.messages import Chunk, Forget, FromWorker, Load, Ready, Returned, Warm
+from poolinject._transport.messages import Chunk, Forget, FromWorker, Limit, Load, Ready, Returned, Warm
 from poolinject._worker.control import COUNTED, UNCOUNTED
 from poolinject._worker.lifecycle import Terminated, is_interrupt
+from poolinject._worker.memory import MemoryWatch
 from poolinject._worker.outcomes import Objects, Packed, Primitives, Work
 from poolinject._worker.timeouts import Clock, TimedItems
 from poolinject.errors import TransportError, WorkerLostError
@@ -74,6 +75,7 @@ class Runner:
         self._functions: dict[int, Loaded] = {}
         self._work: Work | None = None
         self._clock: Clock | None = None  # of items with a time limit
+        self._memory: MemoryWatch | None = None
         self._sending = threading.Lock()
         self._interrupt: BaseException | None = None
         self._failed_run = -1  # of which no further item is to start
@@ -115,12 +117,17 @@ class Runner:
         else:
             self._send(Ready())
 
+    def limit(self, message: Limit) -> None:
+        """Watch the memory from now on."""
+        self._memory = MemoryWatch(message.memory, self._send)
+
     def run(self, chunk: Chunk) -> None:
         """Run the items of a chunk up to its bound and send their outcomes."""
         function, began = self._functions[chunk.function], time.perf_counter()
         loop, counts = self._loop(function, chunk)
         is_quick = function.seconds < QUICK_SECONDS and not chunk.timeout  # it covers the pickling of each
-        work = self._work = Work(
+        make = Work if self._memory is None else self._memory.work
+        work = self._work = make(
             chunk,
             self._store(function, is_quick=is_quick),
             self._words,

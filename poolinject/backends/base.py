@@ -22,11 +22,13 @@ class Capabilities:
         shares_memory: Workers see the caller's objects; nothing is pickled.
         runs_in_caller: Items run on the thread that waits for them.
         times_out: Items can have a time limit, since workers can be interrupted and ended.
+        recycles: A worker that ends can be replaced, with memory of its own that goes with it.
     """
 
     shares_memory: bool
     runs_in_caller: bool = False
     times_out: bool = False
+    recycles: bool = False
 
 
 @dataclass(frozen=True, slots=True)

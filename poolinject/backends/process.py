@@ -115,7 +115,7 @@ class Peer:
 class ProcessBackend(Backend):
     """Worker processes and one selector for all of them."""
 
-    capabilities = Capabilities(shares_memory=False, times_out=True)
+    capabilities = Capabilities(shares_memory=False, times_out=True, recycles=True)
 
     def __init__(self, start_method: str | None = None) -> None:
         methods = available_start_methods()
