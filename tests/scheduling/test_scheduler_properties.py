@@ -1,4 +1,4 @@
-"""The scheduler under any sequence of events: runs, answers in parts, lost workers, cancels, in any order."""
+"""The scheduler under any sequence of events: runs, answers in parts, lost and recycled workers, cancels."""
 
 from typing import Any
 
@@ -18,10 +18,10 @@ class SchedulerMachine(RuleBasedStateMachine):
 
     model: Model
 
-    @initialize(workers=WORKERS, ready=st.booleans())
-    def begin(self, *, workers: int, ready: bool) -> None:
-        """Make a pool, its workers there or still starting."""
-        self.model = Model(workers)
+    @initialize(workers=WORKERS, ready=st.booleans(), most_items=st.none() | st.integers(1, 12))
+    def begin(self, *, workers: int, ready: bool, most_items: int | None) -> None:
+        """Make a pool, its workers there or still starting, recycled or not."""
+        self.model = Model(workers, most_items)
         if ready:
             for worker_id in range(workers):
                 self.model.make_ready(worker_id)
@@ -78,6 +78,12 @@ class SchedulerMachine(RuleBasedStateMachine):
         missing = set(range(len(self.model.scheduler.workers))) - self.model.ready
         self.model.make_ready(data.draw(st.sampled_from(sorted(missing)), label="worker"))
 
+    @rule(data=st.data())
+    def wear_worker(self, *, data: st.DataObject) -> None:
+        """Let a worker have too much memory, also one that is being replaced already."""
+        worker_id = data.draw(st.sampled_from(range(len(self.model.scheduler.workers))), label="worker")
+        self.model.wear(worker_id)
+
     @precondition(lambda self: self.model.chunks)
     @rule(data=st.data(), seconds=SECONDS, failed=st.booleans())
     def answer(self, *, data: st.DataObject, seconds: float, failed: bool) -> None:
@@ -112,11 +118,10 @@ class SchedulerMachine(RuleBasedStateMachine):
         for chunk_id in list(self.model.chunks):
             self.model.answer(chunk_id, self.model.chunks[chunk_id].left, seconds, done=True)
 
-    @precondition(lambda self: self.model.ready)
     @rule(data=st.data())
     def lose_worker(self, *, data: st.DataObject) -> None:
         """End a worker with any number of items begun, or uncounted, also in slots that nothing is in any more."""
-        worker_id = data.draw(st.sampled_from(sorted(self.model.ready)), label="worker")
+        worker_id = data.draw(st.sampled_from(range(len(self.model.scheduler.workers))), label="worker")
         stale = st.dictionaries(st.integers(0, 31), st.none() | st.integers(0, 12), max_size=4)
         begun = data.draw(stale, label="stale")
         for chunk in self.model.chunks.values():
