@@ -78,11 +78,13 @@ class SchedulerMachine(RuleBasedStateMachine):
         missing = set(range(len(self.model.scheduler.workers))) - self.model.ready
         self.model.make_ready(data.draw(st.sampled_from(sorted(missing)), label="worker"))
 
-    @rule(data=st.data())
-    def wear_worker(self, *, data: st.DataObject) -> None:
-        """Let a worker have too much memory, also one that is being replaced already."""
-        worker_id = data.draw(st.sampled_from(range(len(self.model.scheduler.workers))), label="worker")
-        self.model.wear(worker_id)
+    @precondition(lambda self: self.model.chunks)
+    @rule(data=st.data(), elsewhere=st.booleans())
+    def wear_worker(self, *, data: st.DataObject, elsewhere: bool) -> None:
+        """Let a worker have too much memory, mostly one that has items."""
+        busy = sorted({chunk.worker_id for chunk in self.model.chunks.values()})
+        workers = range(len(self.model.scheduler.workers)) if elsewhere else busy
+        self.model.wear(data.draw(st.sampled_from(workers), label="worker"))
 
     @precondition(lambda self: self.model.chunks)
     @rule(data=st.data(), seconds=SECONDS, failed=st.booleans())
@@ -118,10 +120,18 @@ class SchedulerMachine(RuleBasedStateMachine):
         for chunk_id in list(self.model.chunks):
             self.model.answer(chunk_id, self.model.chunks[chunk_id].left, seconds, done=True)
 
+    @precondition(lambda self: len(self.model.ready) < len(self.model.scheduler.workers))
+    @rule(data=st.data())
+    def end_recycled_worker(self, *, data: st.DataObject) -> None:
+        """Tell of the end of a worker that is not there, as one that was recycled is."""
+        missing = set(range(len(self.model.scheduler.workers))) - self.model.ready
+        self.model.lose_worker(data.draw(st.sampled_from(sorted(missing)), label="worker"), {})
+
+    @precondition(lambda self: self.model.ready)
     @rule(data=st.data())
     def lose_worker(self, *, data: st.DataObject) -> None:
         """End a worker with any number of items begun, or uncounted, also in slots that nothing is in any more."""
-        worker_id = data.draw(st.sampled_from(range(len(self.model.scheduler.workers))), label="worker")
+        worker_id = data.draw(st.sampled_from(sorted(self.model.ready)), label="worker")
         stale = st.dictionaries(st.integers(0, 31), st.none() | st.integers(0, 12), max_size=4)
         begun = data.draw(stale, label="stale")
         for chunk in self.model.chunks.values():
