@@ -192,6 +192,8 @@ class Dispatcher:
         if message.done:
             del self._chunks[message.chunk]
             run.leave(message.start + count, chunk.items[first + count :])
+        elif type(chunk.items) is list:  # not a part of the caller's own sequence
+            chunk.items[first : first + count] = [None] * count
         failed = len(message.failures) > len(retried)
         actions = self.scheduler.results(
             worker_id, message.chunk, count, message.seconds, failed=failed, done=message.done, retried=retried

@@ -54,6 +54,7 @@ class Worker:
                     answer = True
                     break
                 self._follow(message)
+                del message  # or the items of a chunk would live until the next message comes
                 if self._runner is not None and self._runner.terminated:  # in an item, whose end has been reported
                     break
         except (Terminated, ConnectionError):

@@ -152,6 +152,15 @@ class Runner:
         while work.resume(self._arena):
             self._send_all()
             self._go(loop, work)
+        self._send_rest(function, work)
+        if work.done:
+            function.seconds = (time.perf_counter() - began) / work.done
+        interrupt, self._interrupt = self._interrupt, None
+        if interrupt is not None:
+            raise interrupt
+
+    def _send_rest(self, function: Loaded, work: Work) -> None:
+        """Send what has not been sent; not in ``run``, whose frame an error refers to: each would keep the other."""
         with self._sending:
             self._work = None
             sampled = () if function.measured is None else function.measured.take()
@@ -162,11 +171,6 @@ class Runner:
                 results = work.results(done=True, sampled=sampled)
             if results is not None:
                 self._send(results)
-        if work.done:
-            function.seconds = (time.perf_counter() - began) / work.done
-        interrupt, self._interrupt = self._interrupt, None
-        if interrupt is not None:
-            raise interrupt
 
     def _start_clock(self, timeout: float) -> None:
         if self._clock is None:
