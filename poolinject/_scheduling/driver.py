@@ -232,7 +232,7 @@ class Driver:
 
     def _on_gone(self, worker_id: int, message: Gone) -> None:
         fruitless = self.dispatcher.gone(worker_id, message.exit_code, message.begun)
-        self._endings.gone(worker_id)
+        self._endings.gone(worker_id, holds=message.holds)
         if self._shutdown is not None and not self._shutdown.drains:
             return
         if fruitless or worker_id in self.starting:

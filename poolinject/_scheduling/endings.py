@@ -70,14 +70,16 @@ class Endings:
         """A worker has closed its scopes."""
         self._answers[worker_id] = message
 
-    def gone(self, worker_id: int) -> None:
-        """A worker has ended."""
+    def gone(self, worker_id: int, *, holds: bool = True) -> None:
+        """A worker has ended; one that was not told to, and held nothing, has left nothing undone."""
         ending, answer = self._ending.pop(worker_id, None), self._answers.pop(worker_id, None)
         status: CleanupStatus = "lost"
         if ending is not None and ending.timed_out:  # also where it answered after all, once it had been terminated
             status = "timed out"
         elif answer is not None:
             status = "errors" if answer.failures else "clean"
+        elif ending is None and not holds:
+            status = "clean"
         self._statuses[worker_id].append(status)
         self._errors[worker_id] += answer.failures if answer is not None else ()
         self.alive.discard(worker_id)

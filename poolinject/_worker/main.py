@@ -97,9 +97,9 @@ class Worker:
             worker = WorkerContext(message.worker_id, message.generation, message.pool_name)
             journal = self._outbox.journal = Journal(self._control)
             send, arena, wake = self._outbox.put, self._outgoing, self._monitor.wake
-            self._runner = Runner(
-                Runtime(worker), self._control, send, pickles=True, arena=arena, journal=journal, wake=wake
-            )
+            runtime = Runtime(worker)
+            runtime.pool_scope.on_open = runtime.worker_scope.on_open = self._control.hold
+            self._runner = Runner(runtime, self._control, send, pickles=True, arena=arena, journal=journal, wake=wake)
             self._outbox.put(Ready())
         elif self._runner is None:
             message_text = "a worker got work before its set-up"

@@ -58,10 +58,12 @@ class Gone:
         exit_code: Its exit code, negative for a signal, ``None`` where it is not known.
         begun: For each slot of its control block the index in its run of the first item that had not been begun, or
             ``None`` where items were too quick to be counted.
+        holds: It had something open that outlives an item, so that cleanups are missing unless it has said otherwise.
     """
 
     exit_code: int | None
     begun: Mapping[int, int | None]
+    holds: bool = True
 
 
 class Backend(ABC):

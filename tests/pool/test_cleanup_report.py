@@ -108,6 +108,19 @@ def test_a_killed_worker_is_told_although_it_was_replaced(process: Kind, ledger:
     assert pool.workers[0].state == "stopped"
 
 
+def test_a_killed_worker_that_had_nothing_open_left_nothing_undone(process: Kind) -> None:
+    """The item that it was running has told of it."""
+    pool = process.pool(1, lifetimes={get_worker: "worker"})
+    pool.broadcast(use_worker)
+    assert len(pool.map(die, [1], on_error="return")) == 1
+    assert pool.shutdown().clean
+
+
+def use_worker(worker_id: Annotated[int, Depends(get_worker)]) -> int:
+    """Need what needs no cleanup."""
+    return worker_id
+
+
 def get_stuck(worker: WorkerContext) -> Iterator[str]:
     """Hang in the first generation, and heed SIGTERM; raise in the next ones."""
     yield "stuck"

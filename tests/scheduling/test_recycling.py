@@ -132,6 +132,16 @@ def test_generation_that_ended_without_an_answer_is_lost(scene: Scene) -> None:
     assert scene.endings.report()[0].status == "lost"
 
 
+def test_generation_that_ended_by_itself_is_lost_if_it_had_something_open(scene: Scene) -> None:
+    """Else nothing is missing."""
+    for worker_id, holds in enumerate([True, False]):
+        scene.endings.gone(worker_id, holds=holds)
+        scene.endings.replaced(worker_id)
+        scene.end(worker_id)
+    report = scene.endings.report()
+    assert (report[0].status, report[1].status) == ("lost", "clean")
+
+
 def test_warning_comes_once_and_for_workers_that_get_nowhere() -> None:
     """Two generations in a row with a single item, in one slot; it names the figures."""
     wear = Wear(1000, "small")
