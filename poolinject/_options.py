@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, get_args
 
 from poolinject._scheduling.progress import Progress, check_progress
+from poolinject._scheduling.recycling import Limits
 from poolinject._scheduling.retries import RetryPolicy, as_policy, without_lost
 from poolinject._scheduling.runs import RunOptions
 from poolinject._scheduling.shutdown import MODES
@@ -32,6 +33,18 @@ def workers(count: int | None) -> int:
 def at_least_one(name: str, count: int | None) -> int | None:
     """Check a count that may be left out."""
     return None if count is None else _count(name, count)
+
+
+def limits(items: int | None, memory: int | None, backend: object, capabilities: Capabilities) -> Limits:
+    """Check what a worker may do before it is recycled, and that the backend can do that."""
+    for name, value in (("max_items_per_worker", items), ("max_worker_memory", memory)):
+        if at_least_one(name, value) is not None and not capabilities.recycles:
+            message = (
+                f"{name}={value} needs workers that end and are replaced, which backend {backend!r} has not: "
+                f"use backend='process', or leave {name} out"
+            )
+            raise ValueError(message)
+    return Limits(items, memory)
 
 
 def _count(name: str, count: object) -> int:

@@ -51,7 +51,11 @@ class InjectedPool:
         warm: Providers of lifetime ``worker`` or ``pool`` to be built when the workers start, failing fast.
         max_in_flight: How many items may be read whose outcomes the caller has not got; by default a few chunks for
             each worker, more while chunks grow.
-        cleanup_timeout: Seconds that a worker gets at shutdown to end its item and close its scopes.
+        max_items_per_worker: After so many items a worker process closes its scopes and ends, between two items, and
+            is replaced; by default it lives as long as the pool.
+        max_worker_memory: The same after an item that leaves it with more than so many bytes resident.
+        cleanup_timeout: Seconds that a worker gets, at shutdown or where it is recycled, to end its item and close its
+            scopes.
         handle_signals: Whether SIGTERM closes the scopes before it does what it would do otherwise. Needs the pool's
             first run, or ``with``, to be on the main thread.
         name: Used in errors, thread names and ``WorkerContext``.
@@ -70,6 +74,8 @@ class InjectedPool:
         overrides: Mapping[Provider, Provider] | None = None,
         warm: Iterable[Provider] = (),
         max_in_flight: int | None = None,
+        max_items_per_worker: int | None = None,
+        max_worker_memory: int | None = None,
         cleanup_timeout: float = 30.0,
         handle_signals: bool = True,
         name: str = "poolinject",
@@ -82,6 +88,7 @@ class InjectedPool:
             workers=_options.workers(workers),
             warm=_options.warm(warm),
             max_in_flight=_options.at_least_one("max_in_flight", max_in_flight),
+            limits=_options.limits(max_items_per_worker, max_worker_memory, backend, made.capabilities),
             cleanup_timeout=_options.seconds("cleanup_timeout", cleanup_timeout),
             handle_signals=handle_signals,
             name=str(name),

@@ -6,6 +6,7 @@ provider and the generators that are open there. There are four forms:
 - ``"chunk"`` is what workers run: a loop over numbered items, which counts in shared memory what it has begun, appends
   each result to ``kept`` and gives each ``Failed`` to ``fail``. It returns ``None`` at the end of the items, ``True``
   where the next item needs a fresh copy of the context, ``False`` where ``fail`` says that no further one is to start.
+  What an item has made is let go of before the next one.
 - ``"bulk"`` is the same for functions so quick that counting would cost as much as they do: the items come without
   numbers, and nothing is counted.
 - ``"call"`` takes one item and gives the result or a ``Failed``; it never raises.
@@ -125,11 +126,18 @@ class _Writer:
             self.emit("return False", indent=3)
             self.emit("else:", indent=1)
             self.emit("kept.append(result)")
+            if self.form == "chunk":
+                self.emit(f"{self.own_names()} = None", indent=1)
             self.emit("if context != clean:", indent=1)
             self.emit("return True")
         else:
             self.emit(f"return {failed}")
             self.emit("return result", indent=1)
+
+    def own_names(self) -> str:
+        """Name what an item has made, which would otherwise live until the next one has made the like."""
+        made = [step.slot for step in self.plan.steps if isinstance(step, Step)]
+        return " = ".join(("result", *(f"v{slot}" for slot in made)))
 
     def emit(self, line: str, indent: int = 2) -> None:
         self.lines.append("    " * (indent + self.in_loop) + line)

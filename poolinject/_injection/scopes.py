@@ -14,7 +14,7 @@ from poolinject._injection.codegen import default_of
 from poolinject._injection.plan import Constant, FromContext, FromScopes, FromShared
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Iterable
+    from collections.abc import Callable, Coroutine, Iterable
 
     from poolinject._injection.event_loop import Host
     from poolinject._injection.plan import Shared, Source
@@ -50,6 +50,7 @@ class SharedScope(dict[int, Any]):
         self._run = _refuse if host is None else host.run  # without a host: async code drives the steps itself
         self._is_async = host is None
         self._longer = longer
+        self.on_open: Callable[[], None] | None = None  # called before something is opened that must be closed
         self._nodes: dict[int, Shared] = {}
         self._open: list[tuple[str, Any]] = []
         self._lock = threading.RLock()
@@ -79,6 +80,8 @@ class SharedScope(dict[int, Any]):
                 by_position.append(value)
             else:
                 by_name[argument.name] = value
+        if "generator" in node.kind and self.on_open is not None:
+            self.on_open()
         made = node.provider(*by_position, **by_name)
         value = yield from generators.opening(made, node.kind, node.name)
         if "generator" in node.kind:

@@ -54,6 +54,7 @@ class Consumption:
                     break
             while (block := self._next_block()) is not None:
                 values.extend(block.values if convert is None else convert(block))
+                del block  # or its items would live until the next one comes
         except BaseException:
             self._settle()
             raise
@@ -90,17 +91,21 @@ class Consumption:
                 if convert is None and block.failures:
                     yield from up_to_failure(block)
                 values = block.values if convert is None else convert(block)
+                del block  # or its items would live until the next one comes; so would its values
                 if isinstance(values, list):
                     step = max(1, run.pressure.limit // 8)
                     for first in range(0, len(values), step):
                         part = values[first : first + step]
                         yield from part
                         run.release(len(part), at_once=False)
+                        del part
                 else:
                     for value in values:
                         yield value
                         run.release(1, at_once=False)
+                        del value
                 run.release(0, at_once=True)
+                del values
             self._raise_end()
         except GeneratorExit:
             raise

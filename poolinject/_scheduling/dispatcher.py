@@ -13,7 +13,7 @@ from poolinject._scheduling.backpressure import ReorderBuffer
 from poolinject._scheduling.retries import Retry, delay_of, may_retry, retries_of
 from poolinject._scheduling.runs import Block, Run
 from poolinject._scheduling.scheduler import Scheduler
-from poolinject._scheduling.state import Action, Emit, Finish, Later, Lose, RunState, Send, TakeBack
+from poolinject._scheduling.state import Action, Emit, Finish, Later, Lose, Recycle, RunState, Send, TakeBack
 from poolinject._scheduling.timeouts import Overtime, failure_of
 from poolinject._transport.messages import Chunk, Forget, Load, Results
 from poolinject.errors import WorkerLostError
@@ -21,6 +21,7 @@ from poolinject.errors import WorkerLostError
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from poolinject._scheduling.endings import Endings
     from poolinject._scheduling.reports import RunReport
     from poolinject.backends.base import Backend
 
@@ -44,11 +45,14 @@ class InFlight(NamedTuple):
 class Dispatcher:
     """The live side of the scheduler."""
 
-    def __init__(self, backend: Backend, workers: int, finished: Callable[[RunReport], None]) -> None:
-        self.scheduler = Scheduler(workers)
+    def __init__(
+        self, backend: Backend, endings: Endings, finished: Callable[[RunReport], None], most_items: int | None = None
+    ) -> None:
+        workers = len(endings.alive)
+        self.scheduler = Scheduler(workers, most_items)
         self.items_done = [0] * workers
         self.runs: dict[int, Run] = {}
-        self._backend, self._finished = backend, finished
+        self._backend, self._endings, self._finished = backend, endings, finished
         self._chunks: dict[int, InFlight] = {}
         self._loaded: list[dict[int, None]] = [{} for _ in range(workers)]  # the oldest first
         self._lost: WorkerLostError | None = None
@@ -140,6 +144,10 @@ class Dispatcher:
         """A worker can take chunks."""
         self._perform(self.scheduler.ready(worker_id))
 
+    def worn(self, worker_id: int) -> None:
+        """A worker has too much memory."""
+        self._perform(self.scheduler.worn(worker_id))
+
     def is_busy(self, worker_id: int) -> bool:
         """Tell whether a worker has items."""
         return bool(self.scheduler.workers[worker_id].chunks)
@@ -184,6 +192,8 @@ class Dispatcher:
         if message.done:
             del self._chunks[message.chunk]
             run.leave(message.start + count, chunk.items[first + count :])
+        elif type(chunk.items) is list:  # not a part of the caller's own sequence
+            chunk.items[first : first + count] = [None] * count
         failed = len(message.failures) > len(retried)
         actions = self.scheduler.results(
             worker_id, message.chunk, count, message.seconds, failed=failed, done=message.done, retried=retried
@@ -201,12 +211,13 @@ class Dispatcher:
         for number, chunk in list(self._chunks.items()):
             if chunk.worker_id == worker_id:
                 del self._chunks[number]
-                chunk.run.leave(chunk.start, chunk.items)
+                known = self.scheduler.reported(worker_id, number)
+                chunk.run.leave(chunk.start + known, chunk.items[known:])
                 delay = self._delay_of_lost(chunk, is_late=is_late)
                 if delay is not None:
                     delays[number] = delay
         for run in self.runs.values():
-            run.counts.lost_workers += 1
+            run.counts.lost_workers += not self._endings.is_ending(worker_id)
         self._loaded[worker_id].clear()
         uncounted = any(begun.get(chunk.slot, 0) is None for chunk in self.scheduler.workers[worker_id].chunks.values())
         actions = self.scheduler.gone(worker_id, begun, delays)
@@ -289,6 +300,8 @@ class Dispatcher:
                     heappush(self._later, (time.monotonic() + delay, run_id, index))
                 case Finish(run_id):
                     self._finish(self.runs[run_id])
+                case Recycle(worker_id):
+                    self._endings.begin(worker_id)
 
     def _send(self, send: Send) -> None:
         run = self.runs[send.run]

@@ -11,8 +11,10 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from poolinject._scheduling.dispatcher import Dispatcher
+from poolinject._scheduling.endings import Endings
+from poolinject._scheduling.recycling import Limits, Wear
 from poolinject._scheduling.shutdown import Shutdown
-from poolinject._transport.messages import FromWorker, Load, Ready, Results, Returned, Stopped, Warm
+from poolinject._transport.messages import FromWorker, Limit, Load, Ready, Results, Returned, Stopped, Warm, Worn
 from poolinject.backends.base import Gone, WorkerInfo
 from poolinject.errors import PoolClosedError, WorkerLostError
 
@@ -35,20 +37,29 @@ class Driver:
     Where items run in the caller (``inline``) there is no thread: whoever waits calls ``step``.
     """
 
-    def __init__(self, backend: Backend, workers: int, warm: Sequence[Load], cleanup_timeout: float, name: str) -> None:
+    def __init__(
+        self,
+        backend: Backend,
+        workers: int,
+        warm: Sequence[Load],
+        cleanup_timeout: float,
+        name: str,
+        *,
+        limits: Limits,
+    ) -> None:
         self.backend, self.name, self.workers = backend, name, workers
-        self.dispatcher = Dispatcher(backend, workers, self._note_report)
+        self._endings = Endings(backend, workers, cleanup_timeout)
+        self.dispatcher = Dispatcher(backend, self._endings, self._note_report, limits.items)
+        self._limits, self._wear = limits, Wear(limits.memory, name)
         self.newest_report: RunReport | None = None
         self.cleanup_report: CleanupReport | None = None
         self.failure: BaseException | None = None  # why the pool cannot go on
         self.starting = set(range(workers))
-        self.ended: set[int] = set()
         self.started, self.over = threading.Event(), threading.Event()
         self.stepping_on: int | None = None  # the thread that is in ``step``
         self.after_step: Callable[[], None] | None = None  # what a signal handler put off to the end of it
         self.inline = backend.capabilities.runs_in_caller
         self._warm, self._to_warm = tuple(warm), set(range(workers)) if warm else set()
-        self._cleanup_timeout = cleanup_timeout
         self._inbox: deque[Callable[[], None]] = deque()
         self._shutdown: Shutdown | None = None
         self._failed_starts = 0.0  # in parts of what the pool bears
@@ -126,10 +137,10 @@ class Driver:
         ]
 
     def _state(self, worker_id: int) -> State:
-        if self.cleanup_report is not None:
-            return "lost" if self.cleanup_report.workers[worker_id].status == "lost" else "stopped"
-        if worker_id in self.ended:
-            return "lost"
+        if worker_id not in self._endings.alive:
+            return "lost" if self._endings.was_lost(worker_id) else "stopped"
+        if self._endings.is_ending(worker_id):
+            return "stopped"
         if worker_id in self.starting:
             return "starting"
         return "busy" if self.dispatcher.is_busy(worker_id) else "idle"
@@ -154,7 +165,9 @@ class Driver:
                 self._inbox.popleft()()
             self.dispatcher.look_at_inputs()
             timeout = min(timeout, self.dispatcher.look())
-            if self._shutdown is not None:
+            if self._shutdown is None:
+                timeout = self._endings.advance(timeout)
+            else:
                 timeout = self._shutdown.advance(timeout)
                 if self._shutdown.over:
                     self._finish()
@@ -186,8 +199,10 @@ class Driver:
                 self.dispatcher.returned(worker_id, chunk, kept)
             case Ready(error):
                 self._on_ready(worker_id, error)
-            case Stopped() if self._shutdown is not None:
-                self._shutdown.stopped(worker_id, message)
+            case Worn():
+                self._on_worn(worker_id, message)
+            case Stopped():
+                self._endings.stopped(worker_id, message)
             case Gone():
                 self._on_gone(worker_id, message)
 
@@ -201,16 +216,24 @@ class Driver:
             self.backend.send(worker_id, Warm(tuple(load.function for load in self._warm)))
             return
         else:
+            if self._limits.memory is not None:
+                self.backend.send(worker_id, Limit(self._limits.memory))
             self.dispatcher.ready(worker_id)
         self.starting.discard(worker_id)
         if not self.starting:
             self.started.set()
 
+    def _on_worn(self, worker_id: int, message: Worn) -> None:
+        self.dispatcher.worn(worker_id)
+        try:
+            self._wear.note(worker_id, message)
+        except RuntimeWarning as warning:
+            self.dispatcher.end_all(warning)
+
     def _on_gone(self, worker_id: int, message: Gone) -> None:
-        self.ended.add(worker_id)
         fruitless = self.dispatcher.gone(worker_id, message.exit_code, message.begun)
+        self._endings.gone(worker_id, holds=message.holds)
         if self._shutdown is not None and not self._shutdown.drains:
-            self._shutdown.gone(worker_id)
             return
         if fruitless or worker_id in self.starting:
             self._failed_starts += 1 / (KILLED_STARTS if message.exit_code == -signal.SIGKILL else FAILED_STARTS)
@@ -225,7 +248,7 @@ class Driver:
         except Exception as error:  # noqa: BLE001 - whatever the machine has run out of
             self._fail(error)
         else:
-            self.ended.discard(worker_id)
+            self._endings.replaced(worker_id)
 
     def _fail(self, error: BaseException) -> None:
         """End the pool, since its workers cannot start."""
@@ -242,9 +265,7 @@ class Driver:
 
     def _begin_shutdown(self, mode: Mode, timeout: float | None) -> None:
         if self._shutdown is None:
-            self._shutdown = Shutdown(self.dispatcher, self.backend, self.name, self._cleanup_timeout)
-        for worker_id in self.ended:
-            self._shutdown.gone(worker_id)
+            self._shutdown = Shutdown(self.dispatcher, self._endings, self.name)
         self._shutdown.ask(mode, timeout)
 
     def _note_report(self, report: RunReport) -> None:

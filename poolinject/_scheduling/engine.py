@@ -13,6 +13,7 @@ from poolinject._scheduling import consuming, signals
 from poolinject._scheduling.backpressure import Backpressure
 from poolinject._scheduling.chunking import EAGER_SECONDS, MOST, TARGET_SECONDS, Chunking, Pace
 from poolinject._scheduling.driver import Driver
+from poolinject._scheduling.recycling import Limits
 from poolinject._scheduling.reports import CleanupReport
 from poolinject._scheduling.runs import Run, RunOptions
 from poolinject.backends.membership import is_inside
@@ -45,6 +46,7 @@ class EngineOptions:
     max_in_flight: int | None
     cleanup_timeout: float
     handle_signals: bool
+    limits: Limits
     name: str
 
 
@@ -77,7 +79,9 @@ class Engine:
                 warm = [self.functions.load(each) for each in plans]
                 preload = self.functions.modules(plans if plan is None else [*plans, plan])
                 count = self.backend.start(options.name, options.workers, preload)
-                self.driver = Driver(self.backend, count, warm, options.cleanup_timeout, options.name)
+                self.driver = Driver(
+                    self.backend, count, warm, options.cleanup_timeout, options.name, limits=options.limits
+                )
                 weakref.finalize(owner, _end_at_exit, self.driver, options.cleanup_timeout)
                 if options.handle_signals:
                     signals.watch(self.driver, options.cleanup_timeout)

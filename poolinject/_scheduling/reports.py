@@ -39,12 +39,12 @@ class RunReport:
 
 @dataclass(frozen=True, slots=True)
 class WorkerCleanup:
-    """How one worker ended.
+    """How one worker ended, and how those before it in its slot did that were replaced.
 
     Attributes:
         status: ``"clean"``; ``"errors"``: every cleanup ran, some raised; ``"timed out"``: it gave no answer in time
-            and was ended; ``"lost"``: it ended without running its cleanups.
-        errors: What the cleanups raised, each with the name of the provider.
+            and was ended; ``"lost"``: it ended without running its cleanups. Of several generations the worst.
+        errors: What the cleanups raised, each with the name of the provider, those of the first generation first.
     """
 
     status: CleanupStatus
@@ -53,7 +53,7 @@ class WorkerCleanup:
 
 @dataclass(frozen=True, slots=True)
 class CleanupReport:
-    """What shutdown did, worker by worker.
+    """What came of the cleanups of a pool, worker by worker.
 
     Attributes:
         workers: How each worker ended, by worker id; empty for a pool that never started one.
@@ -86,5 +86,5 @@ class CleanupReport:
                 kept = error if isinstance(error, Exception) else RuntimeError(f"{type(error).__name__}: {error}")
                 errors.append(kept)
         if errors:
-            message = f"{len(errors)} cleanup(s) failed at shutdown"
+            message = f"{len(errors)} cleanup(s) failed"
             raise CleanupError(message, errors)

@@ -284,6 +284,7 @@ class Run:
             self._changed.notify_all()
         if self.on_finish is not None:
             self.on_finish()
+        self.on_block = self.on_finish = None  # they know the future, which knows the run
 
     # the consumer's side
 

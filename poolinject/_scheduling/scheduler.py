@@ -6,6 +6,7 @@ exactly one outcome, unless its run is cancelled before it starts.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -18,6 +19,7 @@ from poolinject._scheduling.state import (
     Finish,
     Later,
     Lose,
+    Recycle,
     RunState,
     Send,
     TakeBack,
@@ -33,7 +35,8 @@ WORTH_SECONDS = 0.002  # of work that waits at a busy worker is worth taking to 
 class Scheduler:
     """The state of every run and worker of a pool."""
 
-    def __init__(self, workers: int) -> None:
+    def __init__(self, workers: int, most_items: int | None = None) -> None:
+        self._most_items = math.inf if most_items is None else most_items
         self.workers = [WorkerState(worker_id) for worker_id in range(workers)]
         self.runs: dict[int, RunState] = {}
         self._turn: deque[int] = deque()
@@ -75,8 +78,14 @@ class Scheduler:
 
     def ready(self, worker_id: int) -> list[Action]:
         """A worker can take chunks."""
-        self.workers[worker_id].ready = True
+        worker = self.workers[worker_id]
+        worker.ready, worker.room = True, self._most_items
         return self._fill()
+
+    def worn(self, worker_id: int) -> list[Action]:
+        """A worker has too much memory: it starts no further item and answers all it has."""
+        self.workers[worker_id].room = -math.inf
+        return self._recycle(self.workers[worker_id])
 
     def reported(self, worker_id: int, chunk_id: int) -> int:
         """Tell how many outcomes of a chunk have come."""
@@ -115,13 +124,15 @@ class Scheduler:
             self._close(worker, chunk)
             if not run.cancelled and chunk.reported < chunk.count:
                 run.again.append((chunk.start + chunk.reported, chunk.count - chunk.reported, chunk.attempt))
-            actions += self._finished(run)
+            actions += [*self._finished(run), *self._recycle(worker)]
         return actions + self._fill()
 
     def returned(self, worker_id: int, chunk_id: int, kept: int) -> list[Action]:
         """A worker starts no item of a chunk beyond its first *kept*; the others go to whoever has time."""
-        chunk = self.workers[worker_id].chunks[chunk_id]
+        worker = self.workers[worker_id]
+        chunk = worker.chunks[chunk_id]
         chunk.taken = False
+        worker.room += chunk.count - kept
         if kept < chunk.count and not chunk.run.cancelled:
             chunk.run.again.append((chunk.start + kept, chunk.count - kept, chunk.attempt))
         chunk.count = kept
@@ -203,10 +214,18 @@ class Scheduler:
 
     def _close(self, worker: WorkerState, chunk: ChunkState) -> None:
         del worker.chunks[chunk.id]
+        worker.room += chunk.count - chunk.reported
         worker.slots.append(chunk.slot)
         worker.load = worker.load - chunk.seconds if worker.chunks else 0.0  # no rest of rounding stays
         worker.weight = worker.weight - chunk.weight if worker.chunks else 0.0
         chunk.run.in_flight -= 1
+
+    @staticmethod
+    def _recycle(worker: WorkerState) -> list[Action]:
+        if not worker.ready or worker.room > 0 or worker.chunks:
+            return []
+        worker.ready = False
+        return [Recycle(worker.id)]
 
     @staticmethod
     def _emit(run: RunState, start: int, count: int) -> list[Action]:
@@ -287,8 +306,8 @@ class Scheduler:
     def _worker_for(self, run: RunState) -> WorkerState | None:
         if run.pinned is not None:
             worker = self.workers[run.pinned[run.again[0][0] if run.again else run.next]]
-            return worker if worker.ready and worker.slots else None
-        wanting = [worker for worker in self.workers if worker.ready and self._wants(worker)]
+            return worker if worker.ready and worker.slots and worker.room > 0 else None
+        wanting = [worker for worker in self.workers if worker.ready and worker.room > 0 and self._wants(worker)]
         return min(wanting, key=lambda worker: len(worker.chunks), default=None)
 
     @staticmethod
@@ -304,18 +323,20 @@ class Scheduler:
         again, attempt = bool(run.again), 1
         if again:
             start, available, attempt = run.again.popleft()
-            count = run.chunking.take(available, ended=True, workers=len(self.workers))
+            size = run.chunking.take(available, ended=True, workers=len(self.workers))
+            count = int(min(size, worker.room))
             if count < available:
                 run.again.appendleft((start + count, available - count, attempt))
         else:
             start, size = run.next, run.chunking.take(run.available, ended=run.ended, workers=len(self.workers))
-            count = 1 if run.pinned is not None else size
+            count = 1 if run.pinned is not None else int(min(size, worker.room))
             run.next += count
         self._chunks += 1
         seconds = run.chunking.estimate(count)
         weight = run.chunking.pace.size * count
         slot, seconds = worker.slots.pop(), min(seconds, LONG_SECONDS)
         chunk = ChunkState(self._chunks, run, slot, start, count, seconds, weight, attempt)
+        worker.room -= count
         worker.load += chunk.seconds
         worker.weight += weight
         worker.chunks[chunk.id] = chunk

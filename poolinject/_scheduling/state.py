@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -69,7 +70,13 @@ class Finish(NamedTuple):
     run: int
 
 
-Action: TypeAlias = Send | TakeBack | Emit | Lose | Later | Finish
+class Recycle(NamedTuple):
+    """Let a worker end that has had its items, and replace it; it has nothing to do and gets nothing more."""
+
+    worker_id: int
+
+
+Action: TypeAlias = Send | TakeBack | Emit | Lose | Later | Finish | Recycle
 
 
 @dataclass(slots=True)
@@ -131,10 +138,12 @@ class WorkerState:
     """One slot for a worker; ``load`` is what its chunks may take in seconds, ``weight`` what they may be in bytes.
 
     A worker that has its fill wants nothing until half of it is done, so that chunks go out several at a time.
+    ``room`` is how many items may still be handed to it before it is recycled.
     """
 
     id: int
     ready: bool = False
+    room: float = math.inf
     load: float = 0.0
     weight: float = 0.0
     full: bool = False

@@ -97,6 +97,13 @@ class Warm:
     functions: tuple[int, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """Run no further item after one that leaves so many bytes of memory resident: answer with ``Worn``."""
+
+    memory: int
+
+
 class Chunk(NamedTuple):
     """Consecutive items of one run. ``slot`` is its place in the control block of the worker.
 
@@ -189,11 +196,19 @@ class Returned(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
+class Worn:
+    """The worker has more memory than its limit after so many items; it starts no further one, in no chunk."""
+
+    memory: int
+    items: int
+
+
+@dataclass(frozen=True, slots=True)
 class Stopped:
     """The scopes of the worker are closed; what their cleanups raised, by provider."""
 
     failures: tuple[tuple[str, BaseException], ...]
 
 
-ToWorker: TypeAlias = Load | Forget | Warm | Chunk | Stop
-FromWorker: TypeAlias = Ready | Results | Returned | Stopped
+ToWorker: TypeAlias = Load | Forget | Warm | Limit | Chunk | Stop
+FromWorker: TypeAlias = Ready | Results | Returned | Worn | Stopped

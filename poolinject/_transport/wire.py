@@ -13,6 +13,7 @@ from poolinject._transport.messages import (
     Failed,
     Forget,
     FromWorker,
+    Limit,
     Load,
     Ready,
     Results,
@@ -22,6 +23,7 @@ from poolinject._transport.messages import (
     Stopped,
     ToWorker,
     Warm,
+    Worn,
 )
 
 if TYPE_CHECKING:
@@ -30,7 +32,9 @@ if TYPE_CHECKING:
     from poolinject._transport.payloads import Arena
     from poolinject._transport.picklers import Buffer
 
-CHUNK, RESULTS, RETURNED, SETUP, LOAD, FORGET, WARM, STOP, READY, STOPPED = range(10)
+CHUNK, RESULTS, RETURNED, SETUP, LOAD, FORGET, WARM, STOP, READY, STOPPED, LIMIT, WORN = range(12)
+_ONE_FIELD: dict[int, type[Forget | Warm | Limit]] = {FORGET: Forget, WARM: Warm, LIMIT: Limit}
+_ONE_FIELD_KINDS = {message: kind for kind, message in _ONE_FIELD.items()}
 _CHUNK = struct.Struct("<QQHQQIId????d")
 _RETURNED = struct.Struct("<QQ")
 _RESULTS = struct.Struct("<QQQd?QQ")
@@ -46,10 +50,8 @@ def encode_to_worker(message: ToWorker | Setup, arena: Arena | None = None) -> l
             return frames.pack(CHUNK, header, codec.encode_batch(message.items, "item", arena))
         case Load(function, name, _, blob):
             return frames.pack(LOAD, pickle.dumps((function, name, blob)))
-        case Forget(function):
-            return frames.pack(FORGET, pickle.dumps(function))
-        case Warm(functions):
-            return frames.pack(WARM, pickle.dumps(functions))
+        case Forget(content) | Warm(content) | Limit(content):
+            return frames.pack(_ONE_FIELD_KINDS[type(message)], pickle.dumps(content))
         case Setup(worker_id, generation, pool_name):
             return frames.pack(SETUP, pickle.dumps((worker_id, generation, pool_name)))
         case Stop():
@@ -64,10 +66,8 @@ def decode_in_worker(kind: int, body: Buffer, arena: Arena | None = None) -> ToW
     if kind == LOAD:
         function, name, blob = pickle.loads(body)
         return Load(function, name, None, blob)
-    if kind == FORGET:
-        return Forget(pickle.loads(body))
-    if kind == WARM:
-        return Warm(pickle.loads(body))
+    if kind in _ONE_FIELD:
+        return _ONE_FIELD[kind](pickle.loads(body))
     if kind == SETUP:
         return Setup(*pickle.loads(body))
     return Stop()
@@ -82,6 +82,8 @@ def encode_from_worker(message: FromWorker) -> list[Buffer]:
             return frames.pack(RETURNED, _RETURNED.pack(*message))
         case Ready(error):
             return frames.pack(READY, b"" if error is None else remote_errors.pack_error(error))
+        case Worn(memory, items):
+            return frames.pack(WORN, pickle.dumps((memory, items)))
         case Stopped(failures):
             packed = [(provider, remote_errors.pack_error(error)) for provider, error in failures]
             return frames.pack(STOPPED, pickle.dumps(packed))
@@ -143,6 +145,8 @@ def decode_from_worker(kind: int, body: Buffer, arena: Arena | None = None) -> F
     if kind == READY:
         return Ready(remote_errors.unpack_error(body) if body else None)
     packed = pickle.loads(body)
+    if kind == WORN:
+        return Worn(*packed)
     return Stopped(tuple((provider, remote_errors.unpack_error(error)) for provider, error in packed))
 
 

@@ -5,7 +5,8 @@ sets ``opened`` when it comes to the chunk, and only then reads ``bound``; befor
 where the next one is in its run, so that after its death the caller knows which item it was running. Where it does not
 count, ``opened`` says so. Behind the slots is the journal of a worker process.
 
-One word more says until when the running item must have ended, where it has a time limit.
+One word more says until when the running item must have ended, where it has a time limit, and another one whether
+something is open that outlives an item.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from poolinject._transport.payloads import Arena
 SLOTS = 64  # chunks in flight to one worker, at the most
 BEGIN, FILLED = 3 * SLOTS, 3 * SLOTS + 1  # words: where the entries of the journal begin, and end
 DEADLINE = 3 * SLOTS + 2  # the word of the time limit
-WORDS = DEADLINE + 1
+HOLDS = 3 * SLOTS + 3  # the word about what is open
+WORDS = HOLDS + 1
 COUNTED, UNCOUNTED = 1, 2  # how a chunk has been opened
 JOURNAL_SIZE = 1 << 19  # bytes; what does not fit is sent at once
 SIZE = 8 * WORDS + JOURNAL_SIZE
@@ -61,6 +63,15 @@ class Control:
     def deadline(self) -> int:
         """When the running item must have ended, by the monotonic clock in nanoseconds; 0 where there is no limit."""
         return self.words[DEADLINE]
+
+    def hold(self) -> None:
+        """Note that the worker opens something that it must close."""
+        self.words[HOLDS] = 1
+
+    @property
+    def holds(self) -> bool:
+        """Whether the worker had something to close at its end."""
+        return self.words[HOLDS] != 0
 
     def close(self) -> None:
         """Release the memory."""

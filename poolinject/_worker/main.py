@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from poolinject._injection.runtime import Runtime
 from poolinject._transport import wire
 from poolinject._transport.frames import FrameReader
-from poolinject._transport.messages import Chunk, Forget, Load, Ready, Setup, Stop, Stopped, ToWorker, Warm
+from poolinject._transport.messages import Chunk, Forget, Limit, Load, Ready, Setup, Stop, Stopped, ToWorker, Warm
 from poolinject._worker.control import map_arena, map_control
 from poolinject._worker.journal import Journal
 from poolinject._worker.lifecycle import Terminated
@@ -54,6 +54,7 @@ class Worker:
                     answer = True
                     break
                 self._follow(message)
+                del message  # or the items of a chunk would live until the next message comes
                 if self._runner is not None and self._runner.terminated:  # in an item, whose end has been reported
                     break
         except (Terminated, ConnectionError):
@@ -96,9 +97,9 @@ class Worker:
             worker = WorkerContext(message.worker_id, message.generation, message.pool_name)
             journal = self._outbox.journal = Journal(self._control)
             send, arena, wake = self._outbox.put, self._outgoing, self._monitor.wake
-            self._runner = Runner(
-                Runtime(worker), self._control, send, pickles=True, arena=arena, journal=journal, wake=wake
-            )
+            runtime = Runtime(worker)
+            runtime.pool_scope.on_open = runtime.worker_scope.on_open = self._control.hold
+            self._runner = Runner(runtime, self._control, send, pickles=True, arena=arena, journal=journal, wake=wake)
             self._outbox.put(Ready())
         elif self._runner is None:
             message_text = "a worker got work before its set-up"
@@ -109,6 +110,8 @@ class Worker:
             self._runner.load(message)
         elif isinstance(message, Forget):
             self._runner.forget(message)
+        elif isinstance(message, Limit):
+            self._runner.limit(message)
         elif isinstance(message, Warm):
             self._runner.warm(message)
 

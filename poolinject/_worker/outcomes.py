@@ -5,6 +5,7 @@ One thread runs the items, others may look in at any time: they cut the items sh
 
 from __future__ import annotations
 
+import contextlib
 import pickle
 import threading
 import time
@@ -258,6 +259,16 @@ class Work:
         self._each.append(now - self._last)
         self._last = now
 
+    def _let_go(self, begin: int, end: int) -> None:
+        """Drop items whose outcomes leave while others still run; a caller that shares the memory sees to its own."""
+        held = [(self._items, self._before)]
+        if type(self._store) is not Objects and isinstance(self.chunk.items, list):
+            held.append((self.chunk.items, 0))
+        for items, before in held:
+            with contextlib.suppress(IndexError):  # where the chunk is cut meanwhile
+                for place in range(max(begin - before, 0), max(end - before, 0)):
+                    items[place] = None
+
     def is_due(self, now: float) -> bool:
         """Tell whether outcomes should be sent before the chunk has ended."""
         count, chunk = len(self._store), self.chunk
@@ -280,4 +291,6 @@ class Work:
             self._began = now
             self._recorded, self._is_placed = 0, False
             mark = self._journal.mark if self._journal is not None and isinstance(self._store, Packed) else 0
+        if not done:
+            self._let_go(self._offset - count, self._offset)
         return Results(self.chunk.id, start, count, values, failures, seconds, each, done, sampled, mark=mark)

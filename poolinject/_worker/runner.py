@@ -14,9 +14,10 @@ from poolinject._injection.event_loop import LocalLoop
 from poolinject._injection.generators import Failed as ItemFailed
 from poolinject._transport.codec import DamagedBatch, Unsendable
 from poolinject._transport.functions import load_function
-from poolinject._transport.messages import Chunk, Forget, FromWorker, Load, Ready, Returned, Warm
+from poolinject._transport.messages import Chunk, Forget, FromWorker, Limit, Load, Ready, Returned, Warm
 from poolinject._worker.control import COUNTED, UNCOUNTED
 from poolinject._worker.lifecycle import Terminated, is_interrupt
+from poolinject._worker.memory import MemoryWatch
 from poolinject._worker.outcomes import Objects, Packed, Primitives, Work
 from poolinject._worker.recording import BULK_SHARE, SHARE, Conduct, seconds_to_record
 from poolinject._worker.timeouts import Clock, TimedItems
@@ -77,6 +78,7 @@ class Runner:
         self._functions: dict[int, Loaded] = {}
         self._work: Work | None = None
         self._clock: Clock | None = None  # of items with a time limit
+        self._memory: MemoryWatch | None = None
         self._sending = threading.Lock()
         self._interrupt: BaseException | None = None
         self._failed_run = -1  # of which no further item is to start
@@ -118,6 +120,10 @@ class Runner:
         else:
             self._send(Ready())
 
+    def limit(self, message: Limit) -> None:
+        """Watch the memory from now on."""
+        self._memory = MemoryWatch(message.memory, self._send)
+
     def run(self, chunk: Chunk) -> None:
         """Run the items of a chunk up to its bound and send their outcomes."""
         function, began = self._functions[chunk.function], time.perf_counter()
@@ -135,6 +141,15 @@ class Runner:
             self._send_all()
             self._go(loop, work)
         function.conduct.end(work.done, self._recording if work.is_recorded else 0.0)
+        self._send_rest(function, work)
+        if work.done:
+            function.seconds = (time.perf_counter() - began) / work.done
+        interrupt, self._interrupt = self._interrupt, None
+        if interrupt is not None:
+            raise interrupt
+
+    def _send_rest(self, function: Loaded, work: Work) -> None:
+        """Send what has not been sent; not in ``run``, whose frame an error refers to: each would keep the other."""
         with self._sending:
             self._work = None
             sampled = () if function.measured is None else function.measured.take()
@@ -145,17 +160,13 @@ class Runner:
                 results = work.results(done=True, sampled=sampled)
             if results is not None:
                 self._send(results)
-        if work.done:
-            function.seconds = (time.perf_counter() - began) / work.done
-        interrupt, self._interrupt = self._interrupt, None
-        if interrupt is not None:
-            raise interrupt
 
     def _open(self, function: Loaded, chunk: Chunk) -> tuple[Loop, Work]:
         """Come to a chunk."""
         loop, counts = self._loop(function, chunk)
         is_quick = not chunk.timeout and function.conduct.is_quicker_than(self._quick)  # it covers the pickling of each
-        work = self._work = Work(
+        make = Work if self._memory is None else self._memory.work
+        work = self._work = make(
             chunk,
             self._store(function, is_quick=is_quick),
             self._words,

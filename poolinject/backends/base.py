@@ -22,11 +22,13 @@ class Capabilities:
         shares_memory: Workers see the caller's objects; nothing is pickled.
         runs_in_caller: Items run on the thread that waits for them.
         times_out: Items can have a time limit, since workers can be interrupted and ended.
+        recycles: A worker that ends can be replaced, with memory of its own that goes with it.
     """
 
     shares_memory: bool
     runs_in_caller: bool = False
     times_out: bool = False
+    recycles: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,10 +58,12 @@ class Gone:
         exit_code: Its exit code, negative for a signal, ``None`` where it is not known.
         begun: For each slot of its control block the index in its run of the first item that had not been begun, or
             ``None`` where items were too quick to be counted.
+        holds: It had something open that outlives an item, so that cleanups are missing unless it has said otherwise.
     """
 
     exit_code: int | None
     begun: Mapping[int, int | None]
+    holds: bool = True
 
 
 class Backend(ABC):

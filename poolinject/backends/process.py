@@ -115,7 +115,7 @@ class Peer:
 class ProcessBackend(Backend):
     """Worker processes and one selector for all of them."""
 
-    capabilities = Capabilities(shares_memory=False, times_out=True)
+    capabilities = Capabilities(shares_memory=False, times_out=True, recycles=True)
 
     def __init__(self, start_method: str | None = None) -> None:
         methods = available_start_methods()
@@ -217,7 +217,7 @@ class ProcessBackend(Backend):
         for file in (peer.connection, peer.process.sentinel):
             if file in self._selector.get_map():
                 self._selector.unregister(file)
-        return Gone(peer.process.poll(), begun)
+        return Gone(peer.process.poll(), begun, holds=peer.control.holds)
 
     def wake(self) -> None:
         """Write a byte that the selector sees."""

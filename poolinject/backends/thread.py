@@ -65,20 +65,24 @@ class ThreadBackend(Backend):
             runner = Runner(runtime, self._controls[worker_id], send_back, wake=self._monitor.wake)
             self._runners.append(runner)
             send_back(Ready())
-            while True:
-                match self._inboxes[worker_id].get():
-                    case Load() as message:
-                        runner.load(message)
-                    case Forget() as message:
-                        runner.forget(message)
-                    case Warm() as message:
-                        runner.warm(message)
-                    case Chunk() as message:
-                        runner.run(message)
-                    case Stop():
-                        break
+            while self._follow(runner, self._inboxes[worker_id].get()):
+                pass
             send_back(self._stop(runner))
             send_back(Gone(0, {}))
+
+    @staticmethod
+    def _follow(runner: Runner, message: ToWorker) -> bool:
+        """Do what a message says, and let go of it; give whether there will be another one."""
+        match message:
+            case Load():
+                runner.load(message)
+            case Forget():
+                runner.forget(message)
+            case Warm():
+                runner.warm(message)
+            case Chunk():
+                runner.run(message)
+        return not isinstance(message, Stop)
 
     def _look(self) -> bool:
         return sum(runner.look() for runner in self._runners) > 0  # each of them looks

@@ -399,6 +399,30 @@ def test_an_item_of_a_terminated_worker_is_tried_again(process: Kind, ledger: Mo
         assert pool.map(terminate_first, range(3), retries=RetryPolicy(2, phases=("lost",))) == [0, 1, 2]
 
 
+def fail_then_die(item: int, context: ItemContext) -> int:
+    """Fail at the first item, then end the worker at the last one, once the test has seen that."""
+    if context.attempt == 1 and context.index == 0:
+        raise ConnectionError(item)
+    if context.attempt == 1 and context.index == 2:
+        wait_for("die")
+        os.kill(os.getpid(), signal.SIGKILL)
+    return item
+
+
+def test_an_item_that_waits_survives_the_death_of_its_worker(process: Kind, ledger: ModuleType) -> None:
+    """It is handed to the next worker as it was."""
+    with process.pool(1) as pool, ThreadPoolExecutor(1) as threads:
+        results = pool.imap(fail_then_die, iter([10, 11, 12]), chunksize=3, retries=RetryPolicy(2, backoff=0.5))
+        consumer = threads.submit(list, results)
+        driver: Any = pool._engine.driver
+        deadline = time.monotonic() + PATIENCE
+        while not driver.dispatcher._later:
+            assert time.monotonic() < deadline
+            time.sleep(0.001)
+        ledger.note("die")
+        assert consumer.result(PATIENCE) == [10, 11, 12]
+
+
 def test_drain_replaces_workers(process: Kind, ledger: ModuleType) -> None:
     """What is left needs one."""
     pool = process.pool(1)

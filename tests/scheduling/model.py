@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,7 +11,7 @@ from poolinject._scheduling.backpressure import Backpressure, ReorderBuffer
 from poolinject._scheduling.chunking import Chunking
 from poolinject._scheduling.retries import Retry
 from poolinject._scheduling.scheduler import Scheduler
-from poolinject._scheduling.state import WINDOW, Action, Emit, Finish, Later, Lose, RunState, Send, TakeBack
+from poolinject._scheduling.state import WINDOW, Action, Emit, Finish, Later, Lose, Recycle, RunState, Send, TakeBack
 
 
 @dataclass
@@ -63,9 +64,12 @@ class ModelChunk:
 class Model:
     """Feeds events to a scheduler and performs its actions, as the dispatcher does."""
 
-    def __init__(self, workers: int) -> None:
-        self.scheduler = Scheduler(workers)
+    def __init__(self, workers: int, most_items: int | None = None) -> None:
+        self.scheduler = Scheduler(workers, most_items)
+        self.most_items = math.inf if most_items is None else most_items
         self.ready: set[int] = set()
+        self.done: Counter[int] = Counter()  # items that the newest generation of a worker has run
+        self.worn: set[int] = set()
         self.runs: dict[int, ModelRun] = {}
         self.chunks: dict[int, ModelChunk] = {}
 
@@ -113,9 +117,16 @@ class Model:
         run.pressure.released += min(count, sum(run.emitted.values()) - run.pressure.released)
 
     def make_ready(self, worker_id: int) -> None:
-        """Start a worker."""
+        """Start a worker, or the next generation of one."""
         self.ready.add(worker_id)
+        self.done[worker_id] = 0
+        self.worn.discard(worker_id)
         self.perform(self.scheduler.ready(worker_id))
+
+    def wear(self, worker_id: int) -> None:
+        """Let a worker say that it has too much memory."""
+        self.worn.add(worker_id)
+        self.perform(self.scheduler.worn(worker_id))
 
     def answer(
         self,
@@ -137,6 +148,7 @@ class Model:
             start = retry.index + 1
         chunk.reported += count
         self.keep(run, start, chunk.start + chunk.reported - start)
+        self.done[chunk.worker_id] += count
         cancelled_by_it = failed and run.fail_fast
         if done:
             del self.chunks[chunk_id]
@@ -218,6 +230,8 @@ class Model:
                     self.runs[run_id].failed[index] += 1
                 case Finish(run_id):
                     self.finish(self.runs[run_id])
+                case Recycle(worker_id):
+                    self.recycle(worker_id)
 
     @staticmethod
     def lose(run: ModelRun, lose: Lose) -> None:
@@ -238,6 +252,7 @@ class Model:
         assert not run.cancelled, "sent after the run was cancelled"
         assert not run.finished, "sent after the run was finished"
         assert send.worker_id in self.ready, "sent to a worker that is not there"
+        assert send.worker_id not in self.worn, "sent to a worker that starts nothing more"
         assert send.slot not in in_use, "two chunks in one slot"
         assert 0 <= send.slot < WINDOW, "no such slot"
         assert send.size > 0, "sent nothing"
@@ -248,6 +263,17 @@ class Model:
         run.unsent.difference_update(indices)
         run.flying.update(indices)
         self.chunks[send.chunk] = ModelChunk(run, send.worker_id, send.slot, send.start, send.size, send.attempt)
+
+    def recycle(self, worker_id: int) -> None:
+        """Tell a worker to end."""
+        assert worker_id in self.ready, "recycled although it is not there"
+        assert not self.has_chunks(worker_id), "recycled with something to do"
+        assert worker_id in self.worn or self.done[worker_id] == self.most_items, "recycled too early"
+        self.ready.discard(worker_id)
+
+    def has_chunks(self, worker_id: int) -> bool:
+        """Tell whether a worker has anything that it has not answered."""
+        return any(chunk.worker_id == worker_id for chunk in self.chunks.values())
 
     def take_back(self, action: TakeBack) -> None:
         """Let no further item of a chunk start; a worker that is gone has none to start."""
@@ -300,6 +326,17 @@ class Model:
             over = run.cancelled or (run.ended and not run.unsent and not run.waiting)
             assert run.finished or self.is_busy(run) or not over, "over, but not finished"
         self.check_nobody_starves()
+        self.check_limit()
+
+    def check_limit(self) -> None:
+        """Check that no worker gets more items than it may run, and that one which has had them ends."""
+        held: Counter[int] = Counter()
+        for chunk in self.chunks.values():
+            held[chunk.worker_id] += chunk.left
+        for worker_id in self.ready:
+            assert self.done[worker_id] + held[worker_id] <= self.most_items, "more items than a worker may run"
+            spent = worker_id in self.worn or self.done[worker_id] == self.most_items
+            assert not spent or self.has_chunks(worker_id), "a worker that is not recycled"
 
     def check_nobody_starves(self) -> None:
         """Check that no worker stands idle while there is something that it may do."""
@@ -315,9 +352,7 @@ class Model:
         for run in self.live:
             if run.takes_input:
                 self.end(run)
-        for worker_id in range(len(self.scheduler.workers)):
-            if worker_id not in self.ready:
-                self.make_ready(worker_id)
+        self.replace_missing()
         while self.chunks or any(run.waiting for run in self.live):
             self.come_due([(run.id, index) for run in self.live for index in sorted(run.waiting)])
             chunk_id, chunk = next(iter(self.chunks.items()))
@@ -326,7 +361,13 @@ class Model:
                 max(0, min(chunk.left, chunk.keep - chunk.reported)) if chunk.taken_back else chunk.left,
                 done=True,
             )
+            self.replace_missing()
             self.check()
         assert not self.live, "a run that never finishes"
         assert not self.scheduler.runs
         assert all(len(set(worker.slots)) == WINDOW for worker in self.scheduler.workers)
+
+    def replace_missing(self) -> None:
+        """Start every worker that is not there."""
+        for worker_id in set(range(len(self.scheduler.workers))) - self.ready:
+            self.make_ready(worker_id)

@@ -3,7 +3,7 @@
 from poolinject._scheduling.backpressure import ReorderBuffer
 from poolinject._scheduling.chunking import MOST_UNITS, Chunking, Pace
 from poolinject._scheduling.scheduler import Scheduler
-from poolinject._scheduling.state import WINDOW, Emit, Finish, Lose, RunState, Send, TakeBack
+from poolinject._scheduling.state import WINDOW, Emit, Finish, Lose, Recycle, RunState, Send, TakeBack
 from tests.scheduling.model import Model
 
 
@@ -207,3 +207,47 @@ def test_run_without_items_finishes_with_its_input() -> None:
     assert scheduler.ended(0) == [Finish(0)]
     assert scheduler.ended(0) == []
     assert scheduler.cancel(0) == []
+
+
+def test_chunks_are_cut_where_a_worker_has_had_its_items() -> None:
+    """Of seven items in chunks of five a worker that may run three gets three; the next generation gets three more."""
+    scheduler = Scheduler(1, most_items=3)
+    scheduler.open(RunState(0, Chunking(5), None, fail_fast=False))
+    scheduler.ready(0)
+    (first,) = scheduler.arrived(0, 7)
+    assert isinstance(first, Send)
+    assert (first.start, first.size) == (0, 3)
+    assert scheduler.results(0, first.chunk, 3, 0.0, failed=False, done=True) == [Emit(0, 0), Recycle(0)]
+    scheduler.gone(0, {})
+    (second,) = scheduler.ready(0)
+    assert isinstance(second, Send)
+    assert (second.start, second.size) == (3, 3)
+
+
+def test_items_that_come_back_count_as_not_had() -> None:
+    """A worker that ran one of three because its run ended runs two of the next."""
+    scheduler = Scheduler(1, most_items=3)
+    scheduler.open(RunState(0, Chunking(3), None, fail_fast=True))
+    scheduler.open(RunState(1, Chunking(3), None, fail_fast=True))
+    scheduler.ready(0)
+    (first,) = scheduler.arrived(0, 3)
+    assert isinstance(first, Send)
+    scheduler.arrived(1, 3)
+    *_, second = scheduler.results(0, first.chunk, 1, 0.0, failed=True, done=True)
+    assert isinstance(second, Send)
+    assert (second.run, second.size) == (1, 2)
+
+
+def test_worker_with_too_much_memory_is_recycled_once_it_has_answered() -> None:
+    """What it did not start goes to the next generation, or to others."""
+    scheduler = Scheduler(1)
+    scheduler.open(RunState(0, Chunking(4), None, fail_fast=False))
+    scheduler.ready(0)
+    (send,) = scheduler.arrived(0, 4)
+    assert isinstance(send, Send)
+    assert scheduler.worn(0) == []
+    assert scheduler.results(0, send.chunk, 1, 0.0, failed=False, done=True) == [Emit(0, 0), Recycle(0)]
+    assert scheduler.worn(0) == []
+    (again,) = scheduler.ready(0)
+    assert isinstance(again, Send)
+    assert (again.start, again.size, again.again) == (1, 3, True)

@@ -1,4 +1,4 @@
-"""The scheduler under any sequence of events: runs, answers in parts, lost workers, cancels, in any order."""
+"""The scheduler under any sequence of events: runs, answers in parts, lost and recycled workers, cancels."""
 
 from typing import Any
 
@@ -18,10 +18,10 @@ class SchedulerMachine(RuleBasedStateMachine):
 
     model: Model
 
-    @initialize(workers=WORKERS, ready=st.booleans())
-    def begin(self, *, workers: int, ready: bool) -> None:
-        """Make a pool, its workers there or still starting."""
-        self.model = Model(workers)
+    @initialize(workers=WORKERS, ready=st.booleans(), most_items=st.none() | st.integers(1, 12))
+    def begin(self, *, workers: int, ready: bool, most_items: int | None) -> None:
+        """Make a pool, its workers there or still starting, recycled or not."""
+        self.model = Model(workers, most_items)
         if ready:
             for worker_id in range(workers):
                 self.model.make_ready(worker_id)
@@ -79,6 +79,14 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.model.make_ready(data.draw(st.sampled_from(sorted(missing)), label="worker"))
 
     @precondition(lambda self: self.model.chunks)
+    @rule(data=st.data(), elsewhere=st.booleans())
+    def wear_worker(self, *, data: st.DataObject, elsewhere: bool) -> None:
+        """Let a worker have too much memory, mostly one that has items."""
+        busy = sorted({chunk.worker_id for chunk in self.model.chunks.values()})
+        workers = range(len(self.model.scheduler.workers)) if elsewhere else busy
+        self.model.wear(data.draw(st.sampled_from(workers), label="worker"))
+
+    @precondition(lambda self: self.model.chunks)
     @rule(data=st.data(), seconds=SECONDS, failed=st.booleans())
     def answer(self, *, data: st.DataObject, seconds: float, failed: bool) -> None:
         """Answer a part of a chunk, all of it, or stop early."""
@@ -111,6 +119,13 @@ class SchedulerMachine(RuleBasedStateMachine):
         """Answer whole chunks, which is what workers mostly do."""
         for chunk_id in list(self.model.chunks):
             self.model.answer(chunk_id, self.model.chunks[chunk_id].left, seconds, done=True)
+
+    @precondition(lambda self: len(self.model.ready) < len(self.model.scheduler.workers))
+    @rule(data=st.data())
+    def end_recycled_worker(self, *, data: st.DataObject) -> None:
+        """Tell of the end of a worker that is not there, as one that was recycled is."""
+        missing = set(range(len(self.model.scheduler.workers))) - self.model.ready
+        self.model.lose_worker(data.draw(st.sampled_from(sorted(missing)), label="worker"), {})
 
     @precondition(lambda self: self.model.ready)
     @rule(data=st.data())

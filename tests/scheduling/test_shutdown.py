@@ -8,7 +8,8 @@ import pytest
 
 from poolinject import Backend
 from poolinject._scheduling.dispatcher import Dispatcher
-from poolinject._scheduling.shutdown import GRACE_SECONDS, Mode, Shutdown
+from poolinject._scheduling.endings import GRACE_SECONDS, Endings
+from poolinject._scheduling.shutdown import Mode, Shutdown
 from poolinject._transport.messages import FromWorker, Stop, Stopped, ToWorker
 from poolinject.backends.base import Gone
 from poolinject.errors import PoolClosedError
@@ -67,8 +68,9 @@ class Scene:
     now: float = 100.0
 
     def __post_init__(self) -> None:
-        self.dispatcher = Dispatcher(self.backend, 2, lambda _: None)
-        self.shutdown = Shutdown(self.dispatcher, self.backend, "pool", CLEANUP_TIMEOUT)
+        self.endings = Endings(self.backend, 2, CLEANUP_TIMEOUT)
+        self.dispatcher = Dispatcher(self.backend, self.endings, lambda _: None)
+        self.shutdown = Shutdown(self.dispatcher, self.endings, "pool")
 
     def monotonic(self) -> float:
         """Stand in for ``time.monotonic``."""
@@ -87,8 +89,8 @@ class Scene:
     def end_worker(self, worker_id: int, *errors: tuple[str, BaseException], answers: bool = True) -> None:
         """Let a worker answer and end."""
         if answers:
-            self.shutdown.stopped(worker_id, Stopped(errors))
-        self.shutdown.gone(worker_id)
+            self.endings.stopped(worker_id, Stopped(errors))
+        self.endings.gone(worker_id)
 
 
 @pytest.fixture
@@ -96,7 +98,7 @@ def scene(monkeypatch: pytest.MonkeyPatch) -> Scene:
     """Return a scene whose clock stands still."""
     made = Scene()
     monkeypatch.setattr("poolinject._scheduling.shutdown.time.monotonic", made.monotonic)
-    made.shutdown = Shutdown(made.dispatcher, made.backend, "pool", CLEANUP_TIMEOUT)
+    made.shutdown = Shutdown(made.dispatcher, made.endings, "pool")
     return made
 
 
@@ -184,7 +186,7 @@ def test_worker_that_answers_but_does_not_end_is_clean(scene: Scene) -> None:
     scene.shutdown.ask("cancel", None)
     scene.after(0)
     scene.end_worker(1)
-    scene.shutdown.stopped(0, Stopped(()))
+    scene.endings.stopped(0, Stopped(()))
     scene.notes()
     scene.after(CLEANUP_TIMEOUT)
     assert scene.notes() == [("terminate", 0)]
@@ -208,8 +210,8 @@ def test_kill_asks_nobody(scene: Scene) -> None:
     scene.dispatcher.open(run)
     scene.shutdown.ask("kill", None)
     assert sorted(scene.notes()) == [("kill", 0), ("kill", 1)]
-    scene.shutdown.gone(0)
-    scene.shutdown.gone(1)
+    scene.endings.gone(0)
+    scene.endings.gone(1)
     scene.after(0)
     assert scene.shutdown.over
     assert run.finished
