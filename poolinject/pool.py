@@ -54,6 +54,7 @@ class InjectedPool:
         cleanup_timeout: Seconds that a worker gets at shutdown to end its item and close its scopes.
         handle_signals: Whether SIGTERM closes the scopes before it does what it would do otherwise. Needs the pool's
             first run, or ``with``, to be on the main thread.
+        repr_items: Whether the notes of errors show the item, by its ``repr`` cut at 200 characters, or its index only.
         name: Used in errors, thread names and ``WorkerContext``.
 
     Raises:
@@ -72,6 +73,7 @@ class InjectedPool:
         max_in_flight: int | None = None,
         cleanup_timeout: float = 30.0,
         handle_signals: bool = True,
+        repr_items: bool = True,
         name: str = "poolinject",
     ) -> None:
         made = make_backend(backend, start_method)
@@ -84,6 +86,7 @@ class InjectedPool:
             max_in_flight=_options.at_least_one("max_in_flight", max_in_flight),
             cleanup_timeout=_options.seconds("cleanup_timeout", cleanup_timeout),
             handle_signals=handle_signals,
+            repr_items=repr_items,
             name=str(name),
         )
         self._backend_name = backend if isinstance(backend, str) else type(backend).__name__
