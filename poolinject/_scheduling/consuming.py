@@ -236,8 +236,7 @@ def error_of(failure: Failure, options: RunOptions) -> BaseException:
     worker = "" if failure.worker_id is None else f" on worker {failure.worker_id}"
     item = f" ({short_repr(failure.item)})" if options.repr_items else ""
     error.add_note(
-        f"item {failure.index}{item} failed in phase {failure.phase!r}{where}{worker}, "
-        f"attempt {failure.attempts}"
+        f"item {failure.index}{item} failed in phase {failure.phase!r}{where}{worker}, attempt {failure.attempts}"
     )
     if error.__cause__ is None:
         error.__cause__ = RemoteTraceback(failure.traceback)

@@ -23,6 +23,7 @@ from poolinject.markers import WorkerContext
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from types import FrameType
 
 RECEIVE_SIZE = 1 << 18
 
@@ -49,14 +50,13 @@ class Worker:
         """Follow the caller's messages; whatever ends that, the scopes are closed."""
         answer = False
         try:
-            self._watch = CallerWatch(self._connection, self._terminate)
+            self._watch = CallerWatch(self._connection, self._terminate, INTERRUPTIBLE)
             signal.signal(signal.SIGTERM, self._on_sigterm)
             for message in self._messages():
                 if isinstance(message, Stop):
                     answer = True
                     break
-                with self._watch:
-                    self._follow(message)
+                self._follow(message)
                 if self._runner is not None and self._runner.terminated:  # in an item, whose end has been reported
                     break
         except (Terminated, ConnectionError):
@@ -64,11 +64,11 @@ class Worker:
         finally:
             self._close(answer=answer)
 
-    def _on_sigterm(self, signum: int, _frame: object) -> None:
+    def _on_sigterm(self, signum: int, frame: FrameType | None) -> None:
         error = Terminated(128 + signum)
         if not self._watch.caller_is_gone:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a second one ends a cleanup that hangs
-        elif not self._watch.wants_interrupt(error):
+        elif not self._watch.wants_interrupt(error, frame):
             return
         self._terminate()
         self._outbox.interrupt(error)
@@ -94,9 +94,7 @@ class Worker:
             os.close(descriptor)
         while data:
             for kind, body in self._frames.feed(data):
-                with self._watch:
-                    message = wire.decode_in_worker(kind, body, self._incoming)
-                yield message
+                yield wire.decode_in_worker(kind, body, self._incoming)
             data = self._receive()
 
     def _receive(self) -> bytes:
@@ -137,3 +135,6 @@ class Worker:
         if not answer:
             with contextlib.suppress(OSError):  # as may be who reads this
                 os.write(2, b"".join(f"poolinject: cleanup of {f.provider}: {f.error!r}\n".encode() for f in failures))
+
+
+INTERRUPTIBLE = (Worker._follow.__code__, wire.decode_in_worker.__code__)  # noqa: SLF001 - of this module

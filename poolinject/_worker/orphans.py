@@ -20,9 +20,12 @@ import time
 import weakref
 from typing import TYPE_CHECKING
 
+from poolinject._injection.whereabouts import is_closing, is_inside
+
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
+    from types import CodeType, FrameType
 
 NUDGE_SECONDS = 0.1  # after the caller's end
 AGAIN_SECONDS = 0.8
@@ -33,37 +36,40 @@ WAIT_SECONDS = 60.0
 class CallerWatch:
     """Waits for the caller's end on a thread of its own, and then does what SIGTERM does, with force behind it.
 
-    The main thread enters it for what may be interrupted then, the user's code in a message. Elsewhere it notices by
-    itself, or is closing scopes.
-
     Attributes:
         caller_is_gone: From then on SIGTERM comes from here, and is to be heeded only where ``wants_interrupt``.
     """
 
-    def __init__(self, connection: socket.socket, stop: Callable[[], None]) -> None:
-        self.caller_is_gone = self._entered = False
-        self._stop = stop
+    def __init__(
+        self, connection: socket.socket, stop: Callable[[], None], interruptible: Collection[CodeType]
+    ) -> None:
+        """Begin to wait.
+
+        Args:
+            connection: The other end of it is the caller's.
+            stop: Lets no further item start; called on the thread of this watch.
+            interruptible: The functions that run the user's code on the main thread. Elsewhere that notices by itself,
+                or is closing scopes.
+        """
+        self.caller_is_gone = False
+        self._stop, self._interruptible = stop, interruptible
         self._file = os.dup(connection.fileno())  # open until the process ends, which the main thread may delay
         self._heard = False
         self._raised: weakref.ref[BaseException] | None = None
         threading.Thread(target=self._serve, name="poolinject caller watch", daemon=True).start()
 
-    def __enter__(self) -> None:
-        self._entered = True
+    def wants_interrupt(self, error: BaseException, frame: FrameType | None) -> bool:
+        """Tell whether to raise *error* in the main thread, which is at *frame*: once, and again if it was swallowed.
 
-    def __exit__(self, *_: object) -> None:
-        self._entered = False
-
-    def wants_interrupt(self, error: BaseException) -> bool:
-        """Tell whether to raise *error*, on the main thread: once, and again where the item has swallowed the last.
-
-        An exception that is still on its way is being handled by cleanups, which are to run in peace.
+        Cleanups are left in peace. They may also be the item's own, which handle the exception as long as there is one.
         """
         self._heard = True
+        if not is_inside(frame, self._interruptible) or is_closing(frame):
+            return False
         if self._raised is not None:
             gc.collect()  # a swallowed one is in a cycle with the frames of its traceback
-        if not self._entered or (self._raised is not None and self._raised() is not None):
-            return False
+            if self._raised() is not None:
+                return False
         self._raised = weakref.ref(error)
         return True
 
