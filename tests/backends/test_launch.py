@@ -9,12 +9,14 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from poolinject.backends import _servers
+from poolinject.backends._forkserver import ORPHAN_SECONDS
 from poolinject.backends._launch import UNKNOWN, WorkerProcess, available_start_methods
 from poolinject.backends._private_files import close_private, private_socketpair
 from poolinject.errors import BackendUnavailableError
@@ -94,7 +96,7 @@ def test_sentinel_stays_readable_until_close(method: str) -> None:
 
 
 def test_handle_closed_early_knows_nothing(method: str) -> None:
-    """Closing the handle of a living worker leaves it alone, and its end unknown."""
+    """Closing the handle of a living worker leaves it alone for the moment, and its end unknown."""
     worker = Started(method)
     worker.process.close()
     worker.process.kill(signal.SIGKILL)
@@ -102,6 +104,18 @@ def test_handle_closed_early_knows_nothing(method: str) -> None:
     assert worker.process.wait(0) is None
     worker.end()
     assert vanishes(worker.process.pid)
+
+
+def test_worker_that_nobody_waits_for_is_ended_by_the_server() -> None:
+    """Also one that is at something which does not notice; others are left alone."""
+    hanging, other = Started("forkserver"), Started("forkserver")
+    hanging.send("hang")
+    hanging.process.close()
+    began = time.monotonic()
+    assert vanishes(hanging.process.pid)
+    assert ORPHAN_SECONDS - 0.1 < time.monotonic() - began < ORPHAN_SECONDS + 5
+    assert other.ask("tell")["pid"] == other.process.pid
+    assert other.end() == 0
 
 
 def test_worker_sees_the_surroundings_of_the_caller(
