@@ -6,13 +6,14 @@ import contextlib
 import contextvars
 import os
 import re
+import select
 import signal
 import socket
 import struct
 import sys
 import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib import import_module
 from typing import NoReturn
 
@@ -87,11 +88,39 @@ def reset_signals() -> None:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGCHLD})
 
 
-def find_entry(entry: str) -> Callable[[int], object]:
-    """Import the function that ``module:function`` names."""
+def find_entry(entry: str, connection_fd: int) -> Callable[[int], object]:
+    """Import the function that ``module:function`` names, as long as the other end of the connection is open."""
     module, _, name = entry.partition(":")
-    found: Callable[[int], object] = getattr(import_module(module), name)
+    with ending_on_hang_up(connection_fd):
+        found: Callable[[int], object] = getattr(import_module(module), name)
     return found
+
+
+@contextlib.contextmanager
+def ending_on_hang_up(connection_fd: int) -> Iterator[None]:
+    """End this process with the next module that it imports, once the other end of the connection is closed.
+
+    For the library's own imports, which take a while on a busy machine; nothing has been opened yet.
+    """
+    finder = _HangUpFinder(connection_fd)
+    sys.meta_path.insert(0, finder)
+    try:
+        yield
+    finally:
+        sys.meta_path.remove(finder)
+
+
+class _HangUpFinder:
+    """Finds no module, but is asked for each. Without its abstract base class, which costs an import of its own."""
+
+    def __init__(self, connection_fd: int) -> None:
+        self._poller = select.poll()
+        self._poller.register(connection_fd, 0)  # for what is always told: that the other end has been closed
+
+    def find_spec(self, _name: str, _path: object, _target: object = None) -> None:
+        """Look at the connection."""
+        if self._poller.poll(0):
+            os._exit(UNKNOWN)
 
 
 def boot() -> None:
@@ -100,7 +129,7 @@ def boot() -> None:
     del sys.argv[: 4 + path_length]
     os.set_inheritable(connection_fd, False)  # noqa: FBT003 - takes no keyword
     reset_signals()
-    find_entry(entry)(connection_fd)
+    find_entry(entry, connection_fd)(connection_fd)
 
 
 def become_worker(entry: str, connection_fd: int, leave_behind: Callable[[], None]) -> NoReturn:
@@ -113,7 +142,7 @@ def become_worker(entry: str, connection_fd: int, leave_behind: Callable[[], Non
     try:
         leave_behind()
         reset_signals()
-        contextvars.Context().run(find_entry(entry), connection_fd)
+        contextvars.Context().run(find_entry(entry, connection_fd), connection_fd)
         code = 0
     except SystemExit as end:
         code = _exit_status(end)

@@ -20,7 +20,16 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 
-from poolinject.backends._boot import RECORD, WORKER_ENTRY, become_worker, fork, observe_exit, reap, send_record
+from poolinject.backends._boot import (
+    RECORD,
+    WORKER_ENTRY,
+    become_worker,
+    ending_on_hang_up,
+    fork,
+    observe_exit,
+    reap,
+    send_record,
+)
 from poolinject.backends._imports import Imports, import_own, renew_randomness
 
 SERVER_ENTRY = f"{__name__}:serve"
@@ -113,7 +122,8 @@ class ForkServer:
     def run(self) -> None:
         """Answer requests; after the end of the control stream, only see to the workers that there are."""
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-        import_own(WORKER_ENTRY.partition(":")[0])
+        with ending_on_hang_up(self._control.fileno()):
+            import_own(WORKER_ENTRY.partition(":")[0])
         self._imports = Imports()
         self._woken.settimeout(0)
         self._waker.settimeout(0)

@@ -95,7 +95,7 @@ def main(start_method: str, phase: str) -> None:
         if phase == "items":
             note("items.")
             pool.map(work, range(20, MANY))
-        if phase == "idle":
+        if phase in ("startup", "idle"):
             note("idle.")
             time.sleep(60)
         note("shutdown.")
