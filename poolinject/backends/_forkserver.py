@@ -233,7 +233,8 @@ class ForkServer:
     def _end_orphans(self) -> None:
         now = time.monotonic()
         for pid in [pid for pid, deadline in self._orphans.items() if deadline <= now]:
-            os.kill(pid, signal.SIGKILL)  # not reaped yet, so it is still the same process
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)  # only this process reaps it, so it is still the same
             del self._orphans[pid]
 
     def _drop(self, pid: int) -> None:

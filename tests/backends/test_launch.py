@@ -428,6 +428,23 @@ def test_server_and_workers_end_with_a_killed_caller(tmp_path: Path) -> None:
     assert all(vanishes(int(pid)) for pid in done.stdout.split())
 
 
+@pytest.mark.parametrize(("is_open", "code"), [(True, 0), (False, UNKNOWN)])
+def test_start_is_given_up_with_the_next_import(is_open: bool, code: int) -> None:
+    """Once the caller has hung up; until then imports are as ever."""
+    script = (
+        "import socket, sys\n"
+        "from poolinject.backends._boot import ending_on_hang_up\n"
+        "ours, theirs = socket.socketpair()\n"
+        "with ending_on_hang_up(theirs.fileno()):\n"
+        "    import json.tool\n"
+        f"    {is_open} or ours.close()\n"
+        "    import wave\n"
+        "assert 'json.tool' in sys.modules and len(sys.meta_path) == 3\n"
+    )
+    command = [sys.executable, "-I", "-S", "-c", f"import sys; sys.path[:0] = {sys.path!r}\n{script}"]
+    assert subprocess.run(command, timeout=PATIENCE, check=False).returncode == code
+
+
 def test_nothing_warns_at_the_end_of_the_program(tmp_path: Path) -> None:
     """A caller with a server, and with warnings as errors, ends without a word; so do its workers."""
     script = tmp_path / "caller.py"
