@@ -24,7 +24,7 @@ from poolinject.backends._boot import (
     RECORD,
     WORKER_ENTRY,
     become_worker,
-    ending_on_hang_up,
+    ending_with_parent,
     fork,
     observe_exit,
     reap,
@@ -122,7 +122,7 @@ class ForkServer:
     def run(self) -> None:
         """Answer requests; after the end of the control stream, only see to the workers that there are."""
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-        with ending_on_hang_up(self._control.fileno()):
+        with ending_with_parent(os.getppid()):
             import_own(WORKER_ENTRY.partition(":")[0])
         self._imports = Imports()
         self._woken.settimeout(0)

@@ -428,20 +428,16 @@ def test_server_and_workers_end_with_a_killed_caller(tmp_path: Path) -> None:
     assert all(vanishes(int(pid)) for pid in done.stdout.split())
 
 
-@pytest.mark.parametrize(("is_open", "code"), [(True, 0), (False, UNKNOWN)])
-def test_start_is_given_up_with_the_next_import(is_open: bool, code: int) -> None:
-    """Once the caller has hung up; until then imports are as ever."""
+@pytest.mark.parametrize(("parent", "code"), [("os.getppid()", 0), ("-1", UNKNOWN)])
+def test_start_is_given_up_with_the_next_import(parent: str, code: int) -> None:
+    """Once the parent is another; until then imports are as ever."""
     script = (
-        "import socket, sys\n"
-        "from poolinject.backends._boot import ending_on_hang_up\n"
-        "ours, theirs = socket.socketpair()\n"
-        "with ending_on_hang_up(theirs.fileno()):\n"
-        "    import json.tool\n"
-        f"    {is_open} or ours.close()\n"
+        "from poolinject.backends._boot import ending_with_parent\n"
+        f"with ending_with_parent({parent}):\n"
         "    import wave\n"
-        "assert 'json.tool' in sys.modules and len(sys.meta_path) == 3\n"
+        "assert 'wave' in sys.modules and len(sys.meta_path) == 3\n"
     )
-    command = [sys.executable, "-I", "-S", "-c", f"import sys; sys.path[:0] = {sys.path!r}\n{script}"]
+    command = [sys.executable, "-I", "-S", "-c", f"import os, sys; sys.path[:0] = {sys.path!r}\n{script}"]
     assert subprocess.run(command, timeout=PATIENCE, check=False).returncode == code
 
 
