@@ -71,8 +71,8 @@ def test_sigterm(begin: Begin, ledger: ModuleType, number: int) -> None:
 def test_ctrl_c(begin: Begin, ledger: ModuleType, number: int) -> None:
     """The caller ends as interrupted programs do, with one traceback of its own and none of a worker's."""
     code, text = interrupt(press_ctrl_c, begin, ledger, number)
-    if number % len(PHASES) == PHASES.index("shutdown") and code == 0:  # it came too late
-        assert text == ""
+    if number % len(PHASES) == PHASES.index("shutdown") and not text:  # it came too late for a traceback
+        assert code in (0, -signal.SIGINT)
         return
     assert code == -signal.SIGINT, text
     assert text.count("Traceback (most recent call last)") == 1, text
