@@ -58,6 +58,7 @@ class InjectedPool:
             scopes.
         handle_signals: Whether SIGTERM closes the scopes before it does what it would do otherwise. Needs the pool's
             first run, or ``with``, to be on the main thread.
+        repr_items: Whether the notes of errors show the item, by its ``repr`` cut at 200 characters, or its index only.
         name: Used in errors, thread names and ``WorkerContext``.
 
     Raises:
@@ -78,6 +79,7 @@ class InjectedPool:
         max_worker_memory: int | None = None,
         cleanup_timeout: float = 30.0,
         handle_signals: bool = True,
+        repr_items: bool = True,
         name: str = "poolinject",
     ) -> None:
         made = make_backend(backend, start_method)
@@ -91,6 +93,7 @@ class InjectedPool:
             limits=_options.limits(max_items_per_worker, max_worker_memory, backend, made.capabilities),
             cleanup_timeout=_options.seconds("cleanup_timeout", cleanup_timeout),
             handle_signals=handle_signals,
+            repr_items=repr_items,
             name=str(name),
         )
         self._backend_name = backend if isinstance(backend, str) else type(backend).__name__

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from poolinject._injection.plan import Argument, Plan, Source
 
 Form: TypeAlias = Literal["chunk", "bulk", "call", "await"]
+FILE_PREFIX = "<poolinject "  # of the file name that tracebacks show for generated code
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +61,7 @@ def compile_generated(generated: Generated, names: dict[str, Any]) -> Any:
 @functools.lru_cache(maxsize=256)
 def _code(source: str, function: str) -> CodeType:
     digest = hashlib.blake2b(source.encode(), digest_size=4).hexdigest()
-    filename = f"<poolinject {function} {digest}>"
+    filename = f"{FILE_PREFIX}{function} {digest}>"
     linecache.cache[filename] = (len(source), None, source.splitlines(keepends=True), filename)
     return compile(source, filename, "exec")
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
 
     from poolinject._scheduling.driver import Driver
+    from poolinject._scheduling.runs import RunOptions
 
     Convert = Callable[[Block], Iterable[Any]]
 
@@ -89,7 +90,7 @@ class Consumption:
             yield None
             while (block := self._next_block()) is not None:
                 if convert is None and block.failures:
-                    yield from up_to_failure(block)
+                    yield from up_to_failure(block, run.options)
                 values = block.values if convert is None else convert(block)
                 del block  # or its items would live until the next one comes; so would its values
                 if isinstance(values, list):
@@ -136,7 +137,7 @@ class Consumption:
     def _raise_end(self) -> None:
         run = self._run
         if run.failure is not None and run.options.fail_fast:
-            raise_failure(run.failure)
+            raise_failure(run.failure, run.options)
         if run.error is not None:
             raise run.error
         if run.input_was_cut:
@@ -170,7 +171,7 @@ def deliver_to_future(driver: Driver, run: Run, future: Future[Any]) -> None:
     def on_block(block: Block) -> None:
         if future.set_running_or_notify_cancel():
             if block.failures:
-                future.set_exception(error_of(block.failure(0)))
+                future.set_exception(error_of(block.failure(0), run.options))
             else:
                 future.set_result(block.values[0])
 
@@ -192,10 +193,10 @@ def drive_inline(driver: Driver, run: Run) -> None:
         driver.step(0)
 
 
-def up_to_failure(block: Block) -> Iterator[Any]:
+def up_to_failure(block: Block, options: RunOptions) -> Iterator[Any]:
     """Give the values before the first failure, then raise that."""
     yield from block.values[: block.failures[0].offset]
-    raise_failure(block.failure(0))
+    raise_failure(block.failure(0), options)
 
 
 def replacing(on_error: Literal["return"] | Callable[[Failure], Any]) -> Convert:
@@ -228,19 +229,19 @@ def to_outcomes(block: Block) -> Iterator[Success[Any] | Failure]:
             yield Success(block.start + offset, item, value, block.attempt, block.worker_id, seconds)
 
 
-def raise_failure(failure: Failure) -> NoReturn:
+def raise_failure(failure: Failure, options: RunOptions) -> NoReturn:
     """Raise the original exception of a failed item, with a note and the worker's traceback."""
-    raise error_of(failure)
+    raise error_of(failure, options)
 
 
-def error_of(failure: Failure) -> BaseException:
+def error_of(failure: Failure, options: RunOptions) -> BaseException:
     """Give the original exception, with a note that names the item and the worker's traceback as its cause."""
     error = failure.error
     where = "" if failure.provider is None else f" of {failure.provider}"
     worker = "" if failure.worker_id is None else f" on worker {failure.worker_id}"
+    item = f" ({short_repr(failure.item)})" if options.repr_items else ""
     error.add_note(
-        f"item {failure.index} ({short_repr(failure.item)}) failed in phase {failure.phase!r}{where}{worker}, "
-        f"attempt {failure.attempts}"
+        f"item {failure.index}{item} failed in phase {failure.phase!r}{where}{worker}, attempt {failure.attempts}"
     )
     if error.__cause__ is None:
         error.__cause__ = RemoteTraceback(failure.traceback)

@@ -47,6 +47,7 @@ class EngineOptions:
     cleanup_timeout: float
     handle_signals: bool
     limits: Limits
+    repr_items: bool
     name: str
 
 
@@ -108,7 +109,7 @@ class Engine:
     def make_run(self, driver: Driver, load: Load, options: RunOptions, chunksize: int | None, bar: Bar) -> Run:
         """Make a run, its in-flight limit and its chunk sizes."""
         limit = self.options.max_in_flight
-        options.widens = limit is None
+        options.widens, options.repr_items = limit is None, self.options.repr_items
         if options.eager:
             options.patience = EAGER_PATIENCE
         else:

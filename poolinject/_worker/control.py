@@ -87,12 +87,13 @@ def private_control() -> Control:
 
 
 def shared_memory(size: int) -> int:
-    """Make a file without a name, to be mapped here and handed to a worker process."""
+    """Make a file without a name, to be mapped here and handed to a worker process; no other user may open it."""
     if hasattr(os, "memfd_create"):
         fd = os.memfd_create("poolinject", os.MFD_CLOEXEC)
     else:
         with tempfile.TemporaryFile() as file:
             fd = os.dup(file.fileno())
+    os.fchmod(fd, 0o600)
     os.ftruncate(fd, size)
     return fd
 

@@ -16,12 +16,14 @@ from poolinject._worker.control import map_arena, map_control
 from poolinject._worker.journal import Journal
 from poolinject._worker.lifecycle import Terminated
 from poolinject._worker.monitor import Monitor
+from poolinject._worker.orphans import CallerWatch
 from poolinject._worker.outbox import Outbox
 from poolinject._worker.runner import Runner
 from poolinject.markers import WorkerContext
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from types import FrameType
 
 RECEIVE_SIZE = 1 << 18
 
@@ -48,6 +50,7 @@ class Worker:
         """Follow the caller's messages; whatever ends that, the scopes are closed."""
         answer = False
         try:
+            self._watch = CallerWatch(self._connection, self._terminate, INTERRUPTIBLE)
             signal.signal(signal.SIGTERM, self._on_sigterm)
             for message in self._messages():
                 if isinstance(message, Stop):
@@ -62,15 +65,25 @@ class Worker:
         finally:
             self._close(answer=answer)
 
-    def _on_sigterm(self, signum: int, _frame: object) -> None:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a second one ends a cleanup that hangs
+    def _on_sigterm(self, signum: int, frame: FrameType | None) -> None:
+        error = Terminated(128 + signum)
+        if not self._watch.caller_is_gone:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a second one ends a cleanup that hangs
+        elif not self._watch.wants_interrupt(error, frame):
+            return
+        self._terminate()
+        self._outbox.interrupt(error)
+
+    def _terminate(self) -> None:
         if self._runner is not None:
             self._runner.terminate()
-        self._outbox.interrupt(Terminated(128 + signum))
 
     def _look(self) -> bool:
-        is_busy = self._runner is not None and self._runner.look()
-        return self._outbox.write(wait=False) or is_busy
+        try:
+            is_busy = self._runner is not None and self._runner.look()
+            return self._outbox.write(wait=False) or is_busy
+        except ConnectionError:  # the caller is gone: others see to that
+            return True
 
     def _messages(self) -> Iterator[ToWorker | Setup]:
         data, descriptors, _, _ = socket.recv_fds(self._connection, RECEIVE_SIZE, 3)
@@ -123,4 +136,8 @@ class Worker:
             self._outbox.put(Stopped(tuple((failure.provider, failure.error) for failure in failures)))
             self._outbox.write()
         if not answer:
-            os.write(2, b"".join(f"poolinject: cleanup of {f.provider}: {f.error!r}\n".encode() for f in failures))
+            with contextlib.suppress(OSError):  # as may be who reads this
+                os.write(2, b"".join(f"poolinject: cleanup of {f.provider}: {f.error!r}\n".encode() for f in failures))
+
+
+INTERRUPTIBLE = (Worker._follow.__code__, wire.decode_in_worker.__code__)  # noqa: SLF001 - of this module

@@ -12,7 +12,7 @@ import struct
 import sys
 import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib import import_module
 from typing import NoReturn
 
@@ -20,8 +20,8 @@ UNKNOWN = 255
 """The exit code of a worker whose end nobody saw."""
 
 WORKER_ENTRY = "poolinject._worker.main:main"
-BOOT = f"import sys; sys.path[:] = sys.argv[4 : 4 + int(sys.argv[3])]; from {__name__} import boot; boot()"
-"""The ``-c`` text of a fresh interpreter. Arguments: entry, connection, length of the path, path, caller's argv.
+BOOT = f"import sys; sys.path[:] = sys.argv[5 : 5 + int(sys.argv[4])]; from {__name__} import boot; boot()"
+"""The ``-c`` text of a fresh interpreter. Arguments: entry, connection, caller, length of path, path, caller's argv.
 
 They travel one by one, because the system limits each argument to 128 KB but all together to megabytes.
 """
@@ -87,20 +87,47 @@ def reset_signals() -> None:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGCHLD})
 
 
-def find_entry(entry: str) -> Callable[[int], object]:
-    """Import the function that ``module:function`` names."""
+def find_entry(entry: str, parent: int) -> Callable[[int], object]:
+    """Import the function that ``module:function`` names, as long as the parent is there."""
     module, _, name = entry.partition(":")
-    found: Callable[[int], object] = getattr(import_module(module), name)
+    with ending_with_parent(parent):
+        found: Callable[[int], object] = getattr(import_module(module), name)
     return found
+
+
+@contextlib.contextmanager
+def ending_with_parent(parent: int) -> Iterator[None]:
+    """End this process with the next module that it imports, once its parent is gone.
+
+    For the library's own imports, which take a while on a busy machine; nothing has been opened yet.
+    """
+    finder = _ParentWatch(parent)
+    sys.meta_path.insert(0, finder)
+    try:
+        yield
+    finally:
+        sys.meta_path.remove(finder)
+
+
+class _ParentWatch:
+    """Finds no module, but is asked for each. Without its abstract base class, which costs an import of its own."""
+
+    def __init__(self, parent: int) -> None:
+        self._parent = parent
+
+    def find_spec(self, _name: str, _path: object, _target: object = None) -> None:
+        """Look who the parent is: the system gives an orphan another one."""
+        if os.getppid() != self._parent:
+            os._exit(UNKNOWN)
 
 
 def boot() -> None:
     """Run the entry in a fresh interpreter, which then ends as any program does."""
-    entry, connection_fd, path_length = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
-    del sys.argv[: 4 + path_length]
+    entry, (connection_fd, caller, path_length) = sys.argv[1], map(int, sys.argv[2:5])
+    del sys.argv[: 5 + path_length]
     os.set_inheritable(connection_fd, False)  # noqa: FBT003 - takes no keyword
     reset_signals()
-    find_entry(entry)(connection_fd)
+    find_entry(entry, caller)(connection_fd)
 
 
 def become_worker(entry: str, connection_fd: int, leave_behind: Callable[[], None]) -> NoReturn:
@@ -113,7 +140,7 @@ def become_worker(entry: str, connection_fd: int, leave_behind: Callable[[], Non
     try:
         leave_behind()
         reset_signals()
-        contextvars.Context().run(find_entry(entry), connection_fd)
+        contextvars.Context().run(find_entry(entry, os.getppid()), connection_fd)
         code = 0
     except SystemExit as end:
         code = _exit_status(end)

@@ -7,21 +7,34 @@ is forked from it, has imported the modules of one pool's functions as well, and
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
+import select
 import selectors
 import signal
 import socket
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 
-from poolinject.backends._boot import RECORD, WORKER_ENTRY, become_worker, fork, observe_exit, reap, send_record
+from poolinject.backends._boot import (
+    RECORD,
+    WORKER_ENTRY,
+    become_worker,
+    ending_with_parent,
+    fork,
+    observe_exit,
+    reap,
+    send_record,
+)
 from poolinject.backends._imports import Imports, import_own, renew_randomness
 
 SERVER_ENTRY = f"{__name__}:serve"
 ACCEPTED = 0
+ORPHAN_SECONDS = 1.7  # that a worker gets when nobody waits for it any more; longer than it takes to end by itself
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +77,27 @@ class Request:
             os.environ.update(self.environ)
 
 
+@contextlib.contextmanager
+def ending_with(answer: socket.socket) -> Iterator[None]:
+    """Let the system end this process, whatever it is at, when the one that waits for the answer is gone.
+
+    Only Linux can, and only there is anything imported ahead.
+    """
+    if not hasattr(fcntl, "F_SETSIG"):
+        yield
+        return
+    flags = fcntl.fcntl(answer, fcntl.F_GETFL)
+    fcntl.fcntl(answer, fcntl.F_SETOWN, os.getpid())
+    fcntl.fcntl(answer, fcntl.F_SETSIG, signal.SIGKILL)
+    fcntl.fcntl(answer, fcntl.F_SETFL, flags | os.O_ASYNC)
+    poller = select.poll()
+    poller.register(answer, 0)
+    if poller.poll(0):  # it was gone before
+        os._exit(1)
+    yield
+    fcntl.fcntl(answer, fcntl.F_SETFL, flags)
+
+
 def serve(control_fd: int) -> None:
     """Be a fork server until the caller is gone, or has closed both the server and every handle of a worker."""
     with socket.socket(fileno=control_fd) as control:
@@ -81,23 +115,26 @@ class ForkServer:
         self._control = control
         self._accepting = True
         self._workers: dict[int, socket.socket | None] = {}
+        self._orphans: dict[int, float] = {}  # and when they are to be killed
         self._woken, self._waker = socket.socketpair()
         self._selector = selectors.DefaultSelector()
 
     def run(self) -> None:
-        """Answer requests; after the end of the control stream, only report the ends that someone waits for."""
+        """Answer requests; after the end of the control stream, only see to the workers that there are."""
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-        import_own(WORKER_ENTRY.partition(":")[0])
+        with ending_with_parent(os.getppid()):
+            import_own(WORKER_ENTRY.partition(":")[0])
         self._imports = Imports()
         self._woken.settimeout(0)
         self._waker.settimeout(0)
         self._set_signals()
         self._selector.register(self._control, selectors.EVENT_READ, self._on_request)
         self._selector.register(self._woken, selectors.EVENT_READ, self._on_child_end)
-        while self._accepting or any(self._workers.values()):
-            ready = [key.data for key, _ in self._selector.select()]
+        while self._accepting or self._orphans or any(self._workers.values()):
+            ready = [key.data for key, _ in self._selector.select(self._until_next_orphan())]
             for act in ready:
                 act()
+            self._end_orphans()
         signal.set_wakeup_fd(-1)
         self._close_everything()
 
@@ -146,7 +183,9 @@ class ForkServer:
             self._start(request.entry, fds[0], status)
             return
         with status:
-            send_record(status, self._imports.make(request.modules))
+            with ending_with(status):
+                fitness = self._imports.make(request.modules)
+            send_record(status, fitness)
         self._set_signals()  # an import may have changed them
 
     def _start(self, entry: str, connection_fd: int, status: socket.socket) -> None:
@@ -160,7 +199,8 @@ class ForkServer:
                 become_worker(entry, connection_fd, partial(self._leave_behind, status))
             send_record(status, pid)
             self._workers[pid] = status
-            self._selector.register(status, selectors.EVENT_READ, partial(self._drop, pid))
+            act = self._drop if entry == SERVER_ENTRY else self._abandon
+            self._selector.register(status, selectors.EVENT_READ, partial(act, pid))
         finally:
             os.close(connection_fd)
 
@@ -178,8 +218,27 @@ class ForkServer:
             if held is not None:
                 held.close()
 
+    def _abandon(self, pid: int) -> None:
+        """See to the end of a worker that nobody waits for: the caller is gone, or has given it up.
+
+        The worker notices by itself, unless C code in it keeps the interpreter's lock.
+        """
+        if pid in self._workers:  # else its end, told at the same time, has been seen to first
+            self._drop(pid)
+            self._orphans[pid] = time.monotonic() + ORPHAN_SECONDS
+
+    def _until_next_orphan(self) -> float | None:
+        return max(0.0, min(self._orphans.values()) - time.monotonic()) if self._orphans else None
+
+    def _end_orphans(self) -> None:
+        now = time.monotonic()
+        for pid in [pid for pid, deadline in self._orphans.items() if deadline <= now]:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)  # only this process reaps it, so it is still the same
+            del self._orphans[pid]
+
     def _drop(self, pid: int) -> None:
-        """Close the status socket of a worker: its end is reported, or nobody will read the report."""
+        """Close the status socket of a process: its end is reported, or nobody will read the report."""
         status = self._workers.get(pid)
         if status is not None:
             self._workers[pid] = None
@@ -197,5 +256,6 @@ class ForkServer:
             if status is not None:
                 send_record(status, code)
             self._drop(pid)
+            self._orphans.pop(pid, None)
             del self._workers[pid]
             reap(pid)

@@ -19,7 +19,7 @@ def spawn(connection: socket.socket, entry: str) -> WorkerProcess:
     """Run the entry in a fresh interpreter that gets *connection*."""
     flags: list[str] = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined] # noqa: SLF001
     fd, path = connection.fileno(), absolute_path()
-    boot = ["-c", BOOT, entry, str(fd), str(len(path)), *path, *arguments()]
+    boot = ["-c", BOOT, entry, str(fd), str(os.getpid()), str(len(path)), *path, *arguments()]
     ours, reporter = private_socketpair()
     try:
         with sigint_blocked():

@@ -69,7 +69,7 @@ class WorkerProcess:
                 self._send_signal(signum)
 
     def close(self) -> None:
-        """Close the files of the handle; the process goes on, and an end not seen yet stays unknown."""
+        """Close the files of the handle; an end not seen yet stays unknown, and a fork server soon sees to it."""
         with self._lock:
             self.close_files()
 

@@ -78,6 +78,7 @@ COMMANDS: dict[str, Callable[[], Any]] = {
     "exit text": lambda: sys.exit("a last word"),
     "exit none": sys.exit,
     "grandchild": _leave_grandchild,
+    "hang": lambda: time.sleep(25),
 }
 
 

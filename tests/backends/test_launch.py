@@ -9,12 +9,14 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from poolinject.backends import _servers
+from poolinject.backends._forkserver import ORPHAN_SECONDS
 from poolinject.backends._launch import UNKNOWN, WorkerProcess, available_start_methods
 from poolinject.backends._private_files import close_private, private_socketpair
 from poolinject.errors import BackendUnavailableError
@@ -94,7 +96,7 @@ def test_sentinel_stays_readable_until_close(method: str) -> None:
 
 
 def test_handle_closed_early_knows_nothing(method: str) -> None:
-    """Closing the handle of a living worker leaves it alone, and its end unknown."""
+    """Closing the handle of a living worker leaves it alone for the moment, and its end unknown."""
     worker = Started(method)
     worker.process.close()
     worker.process.kill(signal.SIGKILL)
@@ -102,6 +104,18 @@ def test_handle_closed_early_knows_nothing(method: str) -> None:
     assert worker.process.wait(0) is None
     worker.end()
     assert vanishes(worker.process.pid)
+
+
+def test_worker_that_nobody_waits_for_is_ended_by_the_server() -> None:
+    """Also one that is at something which does not notice; others are left alone."""
+    hanging, other = Started("forkserver"), Started("forkserver")
+    hanging.send("hang")
+    hanging.process.close()
+    began = time.monotonic()
+    assert vanishes(hanging.process.pid)
+    assert ORPHAN_SECONDS - 0.1 < time.monotonic() - began < ORPHAN_SECONDS + 5
+    assert other.ask("tell")["pid"] == other.process.pid
+    assert other.end() == 0
 
 
 def test_worker_sees_the_surroundings_of_the_caller(
@@ -412,6 +426,19 @@ def test_server_and_workers_end_with_a_killed_caller(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, script], env=environ, stdout=subprocess.PIPE, timeout=PATIENCE, check=False)
     assert done.returncode == -signal.SIGKILL
     assert all(vanishes(int(pid)) for pid in done.stdout.split())
+
+
+@pytest.mark.parametrize(("parent", "code"), [("os.getppid()", 0), ("-1", UNKNOWN)])
+def test_start_is_given_up_with_the_next_import(parent: str, code: int) -> None:
+    """Once the parent is another; until then imports are as ever."""
+    script = (
+        "from poolinject.backends._boot import ending_with_parent\n"
+        f"with ending_with_parent({parent}):\n"
+        "    import wave\n"
+        "assert 'wave' in sys.modules and len(sys.meta_path) == 3\n"
+    )
+    command = [sys.executable, "-I", "-S", "-c", f"import os, sys; sys.path[:0] = {sys.path!r}\n{script}"]
+    assert subprocess.run(command, timeout=PATIENCE, check=False).returncode == code
 
 
 def test_nothing_warns_at_the_end_of_the_program(tmp_path: Path) -> None:

@@ -110,7 +110,7 @@ def test_a_module_that_starts_a_thread_has_it_in_every_worker(
     with process.pool(3) as pool:
         told = pool.map(module.tell, range(60), chunksize=1)
         assert pool.map(abs, [-1]) == [1]
-    assert {threads for _, _, threads in told} == {3}  # the main one, the module's, and the worker's monitor
+    assert {threads for _, _, threads in told} == {4}  # the main one, the module's, the worker's monitor and its watch
     assert {pid for pid, _, _ in told} <= set(imports())
 
 
