@@ -2,7 +2,8 @@
 
 A batch of builtin primitives is one pickle. Any other is one pickle for each member (``BatchWriter``), so that a member
 which cannot be pickled or unpickled costs only itself. User code that runs on the way (``__reduce__``,
-``__setstate__``) may raise what it likes; only ``KeyboardInterrupt`` passes through.
+``__setstate__``) may raise what it likes, ``KeyboardInterrupt`` as well: batches are made and read where no Ctrl-C is
+heard. Only ``encode``, which the calling thread uses for functions, lets that through.
 """
 
 from __future__ import annotations
@@ -82,7 +83,7 @@ def encode(obj: object, what: str) -> bytes:
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # noqa: BLE001 - user code may raise anything
-        raise TransportError(what, _encoding_failure(obj, error)) from None
+        raise _not_encoded(obj, what, error) from None
 
 
 def decode(data: Buffer, what: str = "object", buffers: Sequence[Buffer] = ()) -> Any:
@@ -93,8 +94,6 @@ def decode(data: Buffer, what: str = "object", buffers: Sequence[Buffer] = ()) -
     """
     try:
         return pickle.loads(data, buffers=buffers)
-    except KeyboardInterrupt:
-        raise
     except BaseException as error:  # noqa: BLE001 - user code may raise anything
         raise TransportError(what, _decoding_failure(error)) from None
 
@@ -128,8 +127,6 @@ def encode_primitives(objects: Sequence[object]) -> bytes | None:
     file.write(head)
     try:
         PrimitivePickler(file, PROTOCOL).dump(members)
-    except KeyboardInterrupt:
-        raise
     except BaseException:  # noqa: BLE001 - user code may raise anything
         return None
     return file.getvalue()
@@ -184,8 +181,6 @@ class BatchWriter:
                 self._table = dumps_by_value([obj for _, obj in self._shared.values()])
                 self._in_table = len(self._shared)
             self._count(self._file.tell() - start, len(self._places) - placed)
-        except KeyboardInterrupt:
-            raise
         except BaseException:  # noqa: BLE001 - user code may raise anything
             self._add_alone(member, start, placed)
 
@@ -221,8 +216,9 @@ class BatchWriter:
         self._file.truncate()
         try:
             self._count(self._file.write(encode(member, self._what)))
-        except TransportError as error:
-            self._count(-self._file.write(pickle.dumps((error.what, error.reason), PROTOCOL)))
+        except (TransportError, KeyboardInterrupt) as error:
+            failure = error if isinstance(error, TransportError) else _not_encoded(member, self._what, error)
+            self._count(-self._file.write(pickle.dumps((failure.what, failure.reason), PROTOCOL)))
 
     def take(self) -> tuple[bytes, int]:
         """Return the bytes of the batch and the number of its members, and begin another one."""
@@ -314,8 +310,8 @@ def _decode_member(data: memoryview, what: str, buffers: Sequence[Buffer], *, fa
     return Unsendable(TransportError(*member)) if failed else member
 
 
-def _encoding_failure(obj: object, error: BaseException) -> str:
-    return f"{safe_text(obj, describe_type)} cannot be pickled: {describe_error(error)}"
+def _not_encoded(obj: object, what: str, error: BaseException) -> TransportError:
+    return TransportError(what, f"{safe_text(obj, describe_type)} cannot be pickled: {describe_error(error)}")
 
 
 def _decoding_failure(error: BaseException) -> str:

@@ -150,9 +150,11 @@ def test_references_inside_one_member_are_kept() -> None:
         (RaisesOnPickling(RecursionError("deep")), "deep"),
         (RaisesOnPickling(MemoryError()), "MemoryError"),
         (RaisesOnPickling(GeneratorExit()), "GeneratorExit"),
+        (RaisesOnPickling(KeyboardInterrupt()), "RaisesOnPickling` cannot be pickled: KeyboardInterrupt"),
         (RaisesOnPickling(BaseExceptionGroup("g", [SystemExit()])), "BaseExceptionGroup"),
         (RaisesOnUnpickling(ValueError), "cannot be unpickled: ValueError: not today"),
         (RaisesOnUnpickling(SystemExit), "cannot be unpickled: SystemExit: not today"),
+        (RaisesOnUnpickling(KeyboardInterrupt), "cannot be unpickled: KeyboardInterrupt: not today"),
         (lambda lock=threading.Lock(): lock, "function `.*lambda.*` cannot be pickled"),
         ((i for i in "ab"), "generator"),
     ],
@@ -167,14 +169,10 @@ def test_bad_member_costs_only_itself(bad: object, words: str) -> None:
         raise failed.error
 
 
-def test_keyboard_interrupt_passes_through() -> None:
-    """Ctrl-C while a batch is encoded or decoded is the caller's."""
-    with pytest.raises(KeyboardInterrupt):
-        encode_batch([RaisesOnPickling(KeyboardInterrupt())])
+def test_keyboard_interrupt_passes_through_where_one_object_is_encoded() -> None:
+    """Ctrl-C while a function is made ready to be sent is the caller's."""
     with pytest.raises(KeyboardInterrupt):
         encode(RaisesOnPickling(KeyboardInterrupt()), "x")
-    with pytest.raises(KeyboardInterrupt):
-        decode_batch(encode_batch([RaisesOnUnpickling(KeyboardInterrupt)]))
 
 
 def test_bad_text_of_an_error_is_contained() -> None:
