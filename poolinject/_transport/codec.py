@@ -15,7 +15,7 @@ import struct
 import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from poolinject._transport.payloads import Arena, set_aside
 from poolinject._transport.picklers import (
@@ -53,6 +53,13 @@ class Unsendable:
 
 class DamagedBatch(list[Any]):
     """Members of a batch among which there is at least one ``Unsendable``."""
+
+
+class Mark(NamedTuple):
+    """Where to say which member of a batch is being converted, and by which numbers."""
+
+    place: memoryview | list[int]
+    numbers: Iterable[int]
 
 
 class _Shared(threading.local):
@@ -241,10 +248,10 @@ class BatchWriter:
         return data, count
 
 
-def decode_batch(data: Buffer, what: str = "item", arena: Arena | None = None) -> list[Any]:
+def decode_batch(data: Buffer, what: str = "item", arena: Arena | None = None, mark: Mark | None = None) -> list[Any]:
     """Return as many objects as were encoded; one that cannot be unpickled comes out as `Unsendable`.
 
-    Where there is one, the list is a ``DamagedBatch``.
+    Where there is one, the list is a ``DamagedBatch``. While user code may run, the mark says for which member.
 
     Raises:
         TransportError: If *data* are not the bytes of a batch.
@@ -253,7 +260,7 @@ def decode_batch(data: Buffer, what: str = "item", arena: Arena | None = None) -
         if data[0] == _TOGETHER:
             _, count = _HEAD.unpack_from(data)
         else:
-            return _decode_apart(memoryview(data), what, arena)
+            return _decode_apart(memoryview(data), what, arena, mark or Mark([0], itertools.repeat(0)))
     except (struct.error, IndexError) as error:
         raise TransportError("batch", _decoding_failure(error)) from None
     try:
@@ -263,7 +270,7 @@ def decode_batch(data: Buffer, what: str = "item", arena: Arena | None = None) -
     return members
 
 
-def _decode_apart(view: memoryview, what: str, arena: Arena | None) -> list[Any]:
+def _decode_apart(view: memoryview, what: str, arena: Arena | None, mark: Mark) -> list[Any]:
     table_size, count = _TAIL.unpack_from(view, len(view) - _TAIL.size)
     end = len(view) - _TAIL.size
     buffers: Iterable[Sequence[Buffer]] = itertools.repeat(())
@@ -276,13 +283,14 @@ def _decode_apart(view: memoryview, what: str, arena: Arena | None) -> list[Any]
     try:
         if table_size:
             _load_table(view[lengths_start - table_size : lengths_start])
-        members, start = [], _KIND.size
-        for length, own in zip(lengths, buffers, strict=False):
+        members, start, place = [], _KIND.size, mark.place
+        for place[0], length, own in zip(mark.numbers, lengths, buffers, strict=False):
             end = start + abs(length)
             members.append(_decode_member(view[start:end], what, own, failed=length < 0))
             start = end
     finally:
         _shared.objects, _shared.failure = outer
+        mark.place[0] = 0
     return DamagedBatch(members) if Unsendable in set(map(type, members)) else members
 
 

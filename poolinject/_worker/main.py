@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import signal
 import socket
@@ -12,6 +13,7 @@ from poolinject._injection.runtime import Runtime
 from poolinject._transport import wire
 from poolinject._transport.frames import FrameReader
 from poolinject._transport.messages import Chunk, Forget, Limit, Load, Ready, Setup, Stop, Stopped, ToWorker, Warm
+from poolinject._worker import control
 from poolinject._worker.control import map_arena, map_control
 from poolinject._worker.journal import Journal
 from poolinject._worker.lifecycle import Terminated
@@ -93,9 +95,10 @@ class Worker:
         self._incoming, self._outgoing = map(map_arena, descriptors[1:])
         for descriptor in descriptors:
             os.close(descriptor)
+        suspects = functools.partial(control.suspects, self._control.words)
         while data:
             for kind, body in self._frames.feed(data):
-                yield wire.decode_in_worker(kind, body, self._incoming)
+                yield wire.decode_in_worker(kind, body, self._incoming, suspects)
             data = self._receive()
 
     def _receive(self) -> bytes:
