@@ -56,7 +56,7 @@ class DamagedBatch(list[Any]):
 
 
 class Mark(NamedTuple):
-    """Where to say which member of a batch is being converted, and by which numbers."""
+    """Where to say which member of a batch is being converted, and by which numbers; each is asked for in time."""
 
     place: memoryview | list[int]
     numbers: Iterable[int]
@@ -284,7 +284,7 @@ def _decode_apart(view: memoryview, what: str, arena: Arena | None, mark: Mark) 
         if table_size:
             _load_table(view[lengths_start - table_size : lengths_start])
         members, start, place = [], _KIND.size, mark.place
-        for place[0], length, own in zip(mark.numbers, lengths, buffers, strict=False):
+        for length, own, place[0] in zip(lengths, buffers, mark.numbers, strict=False):
             end = start + abs(length)
             members.append(_decode_member(view[start:end], what, own, failed=length < 0))
             start = end

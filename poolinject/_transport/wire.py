@@ -32,13 +32,12 @@ if TYPE_CHECKING:
     from poolinject._transport.payloads import Arena
     from poolinject._transport.picklers import Buffer
 
-    Suspects = Callable[[int, int], codec.Mark]
+    Suspects = Callable[[Chunk], codec.Mark]
 
 CHUNK, RESULTS, RETURNED, SETUP, LOAD, FORGET, WARM, STOP, READY, STOPPED, LIMIT, WORN = range(12)
 _ONE_FIELD: dict[int, type[Forget | Warm | Limit]] = {FORGET: Forget, WARM: Warm, LIMIT: Limit}
 _ONE_FIELD_KINDS = {message: kind for kind, message in _ONE_FIELD.items()}
 _CHUNK = struct.Struct("<QQHQQIId????d")
-_SLOT, _START = Chunk._fields.index("slot"), Chunk._fields.index("start")
 _RETURNED = struct.Struct("<QQ")
 _RESULTS = struct.Struct("<QQQd?QQ")
 _BARE = pickle.PROTO[0]  # how every pickle begins, and no frame
@@ -64,11 +63,11 @@ def encode_to_worker(message: ToWorker | Setup, arena: Arena | None = None) -> l
 def decode_in_worker(
     kind: int, body: Buffer, arena: Arena | None = None, suspects: Suspects | None = None
 ) -> ToWorker | Setup:
-    """Read one frame; *suspects* gives, for slot and start of a chunk, where to say which item is being unpickled."""
+    """Read one frame; *suspects* gives, for a chunk without items yet, where to say which one is being unpickled."""
     if kind == CHUNK:
-        head = _CHUNK.unpack_from(body)
-        mark = None if suspects is None else suspects(head[_SLOT], head[_START])
-        return Chunk._make((*head, codec.decode_batch(memoryview(body)[_CHUNK.size :], "item", arena, mark)))
+        chunk = Chunk._make((*_CHUNK.unpack_from(body), ()))
+        mark = None if suspects is None else suspects(chunk)
+        return chunk._replace(items=codec.decode_batch(memoryview(body)[_CHUNK.size :], "item", arena, mark))
     if kind == LOAD:
         function, name, blob = pickle.loads(body)
         return Load(function, name, None, blob)

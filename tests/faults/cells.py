@@ -76,7 +76,7 @@ def expected(place: Place, fault: Fault, kind: Kind) -> Expected | Gap:
     if fault == "hang":
         if at_shutdown:
             return Expected("timed out", BaseException, PROVIDERS[place])
-        return Expected("timeout", ItemTimeoutError)
+        return Expected("timeout", ItemTimeoutError, PROVIDERS.get(place))
     if place in PICKLING:
         return Expected("transport", TransportError)
     return Expected(PHASES[place], ERRORS[fault][1], PROVIDERS.get(place))

@@ -40,6 +40,7 @@ Value = TypeVar("Value")
 
 BOUND_SECONDS = 15.0
 CLEANUP_SECONDS = 1.0
+ITEM_SECONDS = 0.5
 
 
 @pytest.fixture(scope="module")
@@ -70,8 +71,6 @@ def faults_of(place: Place, kind: Kind) -> Iterator[tuple[Fault, Expected]]:
     """Give the faults that make sense at a place, each with what must come of it."""
     for fault in FAULTS:
         cell = expected(place, fault, kind)
-        if fault == "hang" and place != "cleanup of a pool dependency":
-            continue
         if isinstance(cell, Expected):
             yield fault, cell
 
@@ -81,6 +80,8 @@ def check_cell(pool: InjectedPool, function: Callable[..., Any], place: Place, f
     touched = 0 if place == "setup of a pool dependency" else 2  # the first that needs it has it built
     jobs = [Job(number, place, fault) if number == touched else Job(number) for number in range(5)]
     options: dict[str, Any] = {"chunksize": 5, "on_error": "return"}
+    if fault == "hang":
+        options["timeout"] = ITEM_SECONDS
     results = bounded(lambda: pool.map(function, jobs, **options))
     failures = [result for result in results if isinstance(result, Failure)]
     assert [failure.index for failure in failures] == [touched], failures
