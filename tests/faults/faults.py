@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from typing import Any, Literal
 
-HANG_SECONDS = 40.0  # longer than anybody waits
+HANG_SECONDS = 45.0  # longer than anybody waits
 EXIT_CODE = 17
 
 
