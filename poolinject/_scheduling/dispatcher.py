@@ -19,11 +19,11 @@ from poolinject._transport.messages import Chunk, Forget, Load, Results
 from poolinject.errors import WorkerLostError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Sequence
 
     from poolinject._scheduling.endings import Endings
     from poolinject._scheduling.reports import RunReport
-    from poolinject.backends.base import Backend
+    from poolinject.backends.base import Backend, Gone
 
 MOST_LOADED = 256  # functions that a worker knows at the same time, where no more are running
 RECLAIM_SECONDS = 0.002  # after so long a worker that has not opened a chunk that was taken back never will
@@ -201,12 +201,12 @@ class Dispatcher:
         run.widen(WIDTH * len(self.items_done) * run.chunking.size)
         self._perform(actions)
 
-    def gone(self, worker_id: int, exit_code: int | None, begun: Mapping[int, int | None]) -> bool:
+    def gone(self, worker_id: int, end: Gone) -> bool:
         """A worker has ended: the item that it was running is lost, those that it had not begun go to others.
 
         Gives whether it had items and ended before it had begun any, as one that cannot load the function does.
         """
-        had_items, self._lost = self.is_busy(worker_id), WorkerLostError(worker_id, exit_code)
+        had_items, self._lost = self.is_busy(worker_id), WorkerLostError(worker_id, end.exit_code)
         is_late, delays = self._overtime.gone(worker_id), dict[int, float]()
         for number, chunk in list(self._chunks.items()):
             if chunk.worker_id == worker_id:
@@ -219,12 +219,13 @@ class Dispatcher:
         for run in self.runs.values():
             run.counts.lost_workers += not self._endings.is_ending(worker_id)
         self._loaded[worker_id].clear()
-        uncounted = any(begun.get(chunk.slot, 0) is None for chunk in self.scheduler.workers[worker_id].chunks.values())
-        actions = self.scheduler.gone(worker_id, begun, delays)
+        chunks = self.scheduler.workers[worker_id].chunks.values()
+        is_known = end.suspect is not None or any(end.begun.get(chunk.slot, 0) is None for chunk in chunks)
+        actions = self.scheduler.gone(worker_id, end.begun, delays, end.suspect)
         losses = [action for action in actions if isinstance(action, Lose)]
         self._late = losses[-1] if is_late and losses else None  # the last one was running
         self._perform(actions)
-        return had_items and not uncounted and not losses
+        return had_items and not is_known and not losses
 
     def _delay_of_lost(self, chunk: InFlight, *, is_late: bool) -> float | None:
         """Give for how long an item of a chunk waits that was lost with its worker, if it is tried again."""

@@ -231,7 +231,7 @@ class Driver:
             self.dispatcher.end_all(warning)
 
     def _on_gone(self, worker_id: int, message: Gone) -> None:
-        fruitless = self.dispatcher.gone(worker_id, message.exit_code, message.begun)
+        fruitless = self.dispatcher.gone(worker_id, message)
         self._endings.gone(worker_id, holds=message.holds)
         if self._shutdown is not None and not self._shutdown.drains:
             return

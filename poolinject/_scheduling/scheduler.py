@@ -153,25 +153,32 @@ class Scheduler:
         return self._fill()
 
     def gone(
-        self, worker_id: int, begun_up_to: Mapping[int, int | None], delays: Mapping[int, float] | None = None
+        self,
+        worker_id: int,
+        begun_up_to: Mapping[int, int | None],
+        delays: Mapping[int, float] | None = None,
+        suspect: tuple[int, int] | None = None,
     ) -> list[Action]:
         """A worker has ended. *begun_up_to* gives for each slot the index of the first item that had not begun.
 
         The item that was running, the last one begun in the last chunk that was come to, is lost; with at most once
         all that have begun are. All others without an outcome go to other workers; so do all where nothing was
         counted, and are counted from then on. *delays* has the chunks of which a lost item is to be tried again.
+        Where there is a *suspect*, by slot and index, no item was running, and that one is lost instead.
         """
         worker = self.workers[worker_id]
         worker.ready = False
         actions: list[Action] = []
-        lost = self._lost_items(worker, begun_up_to)
+        lost = self._lost_items(worker, begun_up_to, suspect)
         for chunk in list(worker.chunks.values()):
             self._close(worker, chunk)
             actions += self._lose(worker, chunk, lost.get(chunk.id, range(0)), (delays or {}).get(chunk.id))
         return actions + self._fill()
 
     @staticmethod
-    def _lost_items(worker: WorkerState, begun_up_to: Mapping[int, int | None]) -> dict[int, range]:
+    def _lost_items(
+        worker: WorkerState, begun_up_to: Mapping[int, int | None], suspect: tuple[int, int] | None
+    ) -> dict[int, range]:
         """Tell which items are lost with a worker: by chunk, counted from its start."""
         lost: dict[int, range] = {}
         running: tuple[int, range] | None = None
@@ -187,7 +194,13 @@ class Scheduler:
                 running = chunk.id, range(max(begun - 1, chunk.reported), begun)
             if chunk.run.at_most_once and chunk.run.pinned is None:
                 lost[chunk.id] = range(chunk.reported, begun)
-        if running is not None:
+        if suspect is not None:
+            slot, index = suspect
+            for chunk in worker.chunks.values():
+                offset = index - chunk.start
+                if chunk.slot == slot and chunk.reported <= offset < chunk.count and not lost.get(chunk.id):
+                    lost[chunk.id] = range(offset, offset + 1)
+        elif running is not None:
             lost.setdefault(*running)
         return lost
 

@@ -2,7 +2,8 @@
 
 A batch of builtin primitives is one pickle. Any other is one pickle for each member (``BatchWriter``), so that a member
 which cannot be pickled or unpickled costs only itself. User code that runs on the way (``__reduce__``,
-``__setstate__``) may raise what it likes; only ``KeyboardInterrupt`` passes through.
+``__setstate__``) may raise what it likes, ``KeyboardInterrupt`` as well: batches are made and read where no Ctrl-C is
+heard. Only ``encode``, which the calling thread uses for functions, lets that through.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import struct
 import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from poolinject._transport.payloads import Arena, set_aside
 from poolinject._transport.picklers import (
@@ -54,6 +55,13 @@ class DamagedBatch(list[Any]):
     """Members of a batch among which there is at least one ``Unsendable``."""
 
 
+class Mark(NamedTuple):
+    """Where to say which member of a batch is being converted, and by which numbers; each is asked for in time."""
+
+    place: memoryview | list[int]
+    numbers: Iterable[int]
+
+
 class _Shared(threading.local):
     """The table of the batch that this thread is decoding."""
 
@@ -82,7 +90,7 @@ def encode(obj: object, what: str) -> bytes:
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # noqa: BLE001 - user code may raise anything
-        raise TransportError(what, _encoding_failure(obj, error)) from None
+        raise _not_encoded(obj, what, error) from None
 
 
 def decode(data: Buffer, what: str = "object", buffers: Sequence[Buffer] = ()) -> Any:
@@ -93,8 +101,6 @@ def decode(data: Buffer, what: str = "object", buffers: Sequence[Buffer] = ()) -
     """
     try:
         return pickle.loads(data, buffers=buffers)
-    except KeyboardInterrupt:
-        raise
     except BaseException as error:  # noqa: BLE001 - user code may raise anything
         raise TransportError(what, _decoding_failure(error)) from None
 
@@ -128,8 +134,6 @@ def encode_primitives(objects: Sequence[object]) -> bytes | None:
     file.write(head)
     try:
         PrimitivePickler(file, PROTOCOL).dump(members)
-    except KeyboardInterrupt:
-        raise
     except BaseException:  # noqa: BLE001 - user code may raise anything
         return None
     return file.getvalue()
@@ -184,8 +188,6 @@ class BatchWriter:
                 self._table = dumps_by_value([obj for _, obj in self._shared.values()])
                 self._in_table = len(self._shared)
             self._count(self._file.tell() - start, len(self._places) - placed)
-        except KeyboardInterrupt:
-            raise
         except BaseException:  # noqa: BLE001 - user code may raise anything
             self._add_alone(member, start, placed)
 
@@ -221,8 +223,9 @@ class BatchWriter:
         self._file.truncate()
         try:
             self._count(self._file.write(encode(member, self._what)))
-        except TransportError as error:
-            self._count(-self._file.write(pickle.dumps((error.what, error.reason), PROTOCOL)))
+        except (TransportError, KeyboardInterrupt) as error:
+            failure = error if isinstance(error, TransportError) else _not_encoded(member, self._what, error)
+            self._count(-self._file.write(pickle.dumps((failure.what, failure.reason), PROTOCOL)))
 
     def take(self) -> tuple[bytes, int]:
         """Return the bytes of the batch and the number of its members, and begin another one."""
@@ -245,10 +248,10 @@ class BatchWriter:
         return data, count
 
 
-def decode_batch(data: Buffer, what: str = "item", arena: Arena | None = None) -> list[Any]:
+def decode_batch(data: Buffer, what: str = "item", arena: Arena | None = None, mark: Mark | None = None) -> list[Any]:
     """Return as many objects as were encoded; one that cannot be unpickled comes out as `Unsendable`.
 
-    Where there is one, the list is a ``DamagedBatch``.
+    Where there is one, the list is a ``DamagedBatch``. While user code may run, the mark says for which member.
 
     Raises:
         TransportError: If *data* are not the bytes of a batch.
@@ -257,7 +260,7 @@ def decode_batch(data: Buffer, what: str = "item", arena: Arena | None = None) -
         if data[0] == _TOGETHER:
             _, count = _HEAD.unpack_from(data)
         else:
-            return _decode_apart(memoryview(data), what, arena)
+            return _decode_apart(memoryview(data), what, arena, mark or Mark([0], itertools.repeat(0)))
     except (struct.error, IndexError) as error:
         raise TransportError("batch", _decoding_failure(error)) from None
     try:
@@ -267,7 +270,7 @@ def decode_batch(data: Buffer, what: str = "item", arena: Arena | None = None) -
     return members
 
 
-def _decode_apart(view: memoryview, what: str, arena: Arena | None) -> list[Any]:
+def _decode_apart(view: memoryview, what: str, arena: Arena | None, mark: Mark) -> list[Any]:
     table_size, count = _TAIL.unpack_from(view, len(view) - _TAIL.size)
     end = len(view) - _TAIL.size
     buffers: Iterable[Sequence[Buffer]] = itertools.repeat(())
@@ -280,13 +283,14 @@ def _decode_apart(view: memoryview, what: str, arena: Arena | None) -> list[Any]
     try:
         if table_size:
             _load_table(view[lengths_start - table_size : lengths_start])
-        members, start = [], _KIND.size
-        for length, own in zip(lengths, buffers, strict=False):
+        members, start, place = [], _KIND.size, mark.place
+        for length, own, place[0] in zip(lengths, buffers, mark.numbers, strict=False):
             end = start + abs(length)
             members.append(_decode_member(view[start:end], what, own, failed=length < 0))
             start = end
     finally:
         _shared.objects, _shared.failure = outer
+        mark.place[0] = 0
     return DamagedBatch(members) if Unsendable in set(map(type, members)) else members
 
 
@@ -314,8 +318,8 @@ def _decode_member(data: memoryview, what: str, buffers: Sequence[Buffer], *, fa
     return Unsendable(TransportError(*member)) if failed else member
 
 
-def _encoding_failure(obj: object, error: BaseException) -> str:
-    return f"{safe_text(obj, describe_type)} cannot be pickled: {describe_error(error)}"
+def _not_encoded(obj: object, what: str, error: BaseException) -> TransportError:
+    return TransportError(what, f"{safe_text(obj, describe_type)} cannot be pickled: {describe_error(error)}")
 
 
 def _decoding_failure(error: BaseException) -> str:

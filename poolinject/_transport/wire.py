@@ -27,10 +27,12 @@ from poolinject._transport.messages import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from poolinject._transport.payloads import Arena
     from poolinject._transport.picklers import Buffer
+
+    Suspects = Callable[[Chunk], codec.Mark]
 
 CHUNK, RESULTS, RETURNED, SETUP, LOAD, FORGET, WARM, STOP, READY, STOPPED, LIMIT, WORN = range(12)
 _ONE_FIELD: dict[int, type[Forget | Warm | Limit]] = {FORGET: Forget, WARM: Warm, LIMIT: Limit}
@@ -58,11 +60,14 @@ def encode_to_worker(message: ToWorker | Setup, arena: Arena | None = None) -> l
             return frames.pack(STOP)
 
 
-def decode_in_worker(kind: int, body: Buffer, arena: Arena | None = None) -> ToWorker | Setup:
-    """Read one frame."""
+def decode_in_worker(
+    kind: int, body: Buffer, arena: Arena | None = None, suspects: Suspects | None = None
+) -> ToWorker | Setup:
+    """Read one frame; *suspects* gives, for a chunk without items yet, where to say which one is being unpickled."""
     if kind == CHUNK:
-        items = codec.decode_batch(memoryview(body)[_CHUNK.size :], "item", arena)
-        return Chunk._make((*_CHUNK.unpack_from(body), items))
+        chunk = Chunk._make((*_CHUNK.unpack_from(body), ()))
+        mark = None if suspects is None else suspects(chunk)
+        return chunk._replace(items=codec.decode_batch(memoryview(body)[_CHUNK.size :], "item", arena, mark))
     if kind == LOAD:
         function, name, blob = pickle.loads(body)
         return Load(function, name, None, blob)

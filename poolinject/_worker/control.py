@@ -5,23 +5,28 @@ sets ``opened`` when it comes to the chunk, and only then reads ``bound``; befor
 where the next one is in its run, so that after its death the caller knows which item it was running. Where it does not
 count, ``opened`` says so. Behind the slots is the journal of a worker process.
 
-One word more says until when the running item must have ended, where it has a time limit, and another one whether
-something is open that outlives an item.
+Three words more: ``DEADLINE`` says until when the running item must have ended, where it has a time limit, ``HOLDS``
+whether something is open that outlives an item. ``SUSPECT`` names the item whose object is being pickled or unpickled
+out of its turn, as all of a chunk are unpickled before the first is begun: user code may run there, and if the worker
+ends with it, that item is lost.
 """
 
 from __future__ import annotations
 
+import itertools
 import mmap
 import os
 import tempfile
 
+from poolinject._transport.codec import Mark
 from poolinject._transport.payloads import Arena
 
 SLOTS = 64  # chunks in flight to one worker, at the most
 BEGIN, FILLED = 3 * SLOTS, 3 * SLOTS + 1  # words: where the entries of the journal begin, and end
 DEADLINE = 3 * SLOTS + 2  # the word of the time limit
 HOLDS = 3 * SLOTS + 3  # the word about what is open
-WORDS = HOLDS + 1
+SUSPECT = 3 * SLOTS + 4  # the word of the item that is being converted
+WORDS = SUSPECT + 1
 COUNTED, UNCOUNTED = 1, 2  # how a chunk has been opened
 JOURNAL_SIZE = 1 << 19  # bytes; what does not fit is sent at once
 SIZE = 8 * WORDS + JOURNAL_SIZE
@@ -55,6 +60,12 @@ class Control:
         """Tell whether the worker has come to the chunk."""
         return self.words[3 * slot + 2] != 0
 
+    @property
+    def suspect(self) -> tuple[int, int] | None:
+        """The slot and the index in its run of the item that is being converted."""
+        number, slot = divmod(self.words[SUSPECT], SLOTS)
+        return (slot, number - 1) if number else None
+
     def recorded(self) -> bytes:
         """Give the entries of the journal."""
         return bytes(self.journal[self.words[BEGIN] : self.words[FILLED]])
@@ -79,6 +90,11 @@ class Control:
         self.journal.release()
         if isinstance(self._memory, mmap.mmap):
             self._memory.close()
+
+
+def suspects(words: memoryview, slot: int, start: int) -> Mark:
+    """Give where to name the items of a chunk, from an index in their run on, while they are converted."""
+    return Mark(words[SUSPECT : SUSPECT + 1], itertools.count((start + 1) * SLOTS + slot, SLOTS))
 
 
 def private_control() -> Control:

@@ -12,18 +12,21 @@ from poolinject._injection.runtime import Runtime
 from poolinject._transport import wire
 from poolinject._transport.frames import FrameReader
 from poolinject._transport.messages import Chunk, Forget, Limit, Load, Ready, Setup, Stop, Stopped, ToWorker, Warm
-from poolinject._worker.control import map_arena, map_control
+from poolinject._worker.control import map_arena, map_control, suspects
 from poolinject._worker.journal import Journal
 from poolinject._worker.lifecycle import Terminated
 from poolinject._worker.monitor import Monitor
 from poolinject._worker.orphans import CallerWatch
 from poolinject._worker.outbox import Outbox
 from poolinject._worker.runner import Runner
+from poolinject._worker.timeouts import with_deadlines
 from poolinject.markers import WorkerContext
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from types import FrameType
+
+    from poolinject._transport.codec import Mark
 
 RECEIVE_SIZE = 1 << 18
 
@@ -95,8 +98,14 @@ class Worker:
             os.close(descriptor)
         while data:
             for kind, body in self._frames.feed(data):
-                yield wire.decode_in_worker(kind, body, self._incoming)
+                yield wire.decode_in_worker(kind, body, self._incoming, self._suspects)
             data = self._receive()
+
+    def _suspects(self, chunk: Chunk) -> Mark:
+        """Give where to say which item of a chunk is being unpickled; one that hangs there is over its limit, too."""
+        words = self._control.words
+        mark = suspects(words, chunk.slot, chunk.start)
+        return mark._replace(numbers=with_deadlines(words, chunk.timeout, mark.numbers)) if chunk.timeout else mark
 
     def _receive(self) -> bytes:
         """Take what has come; before waiting for more, send what has gathered."""

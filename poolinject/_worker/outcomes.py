@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from poolinject._transport import codec, remote_errors, wire
 from poolinject._transport.messages import Chunk, Failed, Results
 from poolinject._transport.picklers import PROTOCOL
+from poolinject._worker.control import suspects
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -54,11 +55,12 @@ class Primitives(Objects):
         del self.values[: len(taken)]
         return data, len(taken)
 
-    def packed(self, arena: Arena | None) -> Packed:
-        """Pickle each of them, on the thread that made them."""
-        packed = Packed(arena)
-        for value in self.values:
+    def packed(self, arena: Arena | None, mark: codec.Mark) -> Packed:
+        """Pickle each of them, on the thread that made them; the mark says which."""
+        packed, place = Packed(arena), mark.place
+        for place[0], value in zip(mark.numbers, self.values, strict=False):
             packed.add(value)
+        place[0] = 0
         self.values.clear()
         return packed
 
@@ -174,7 +176,8 @@ class Work:
         """Pickle results one by one from here on, and those that there are; on the thread that runs the items."""
         with self.lock:
             if isinstance(self._store, Primitives):
-                self._store = self._store.packed(arena)
+                mark = suspects(self._words, self.chunk.slot, self.chunk.start + self._offset)
+                self._store = self._store.packed(arena, mark)
 
     @property
     def is_recorded(self) -> bool:

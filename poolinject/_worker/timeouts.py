@@ -61,6 +61,7 @@ class Clock:
 
     def prepare(self, timeout: float) -> None:
         """Get ready for a chunk with a limit; user code may have taken the signal away meanwhile."""
+        settle(self._words)  # the last of its items to be unpickled
         self._timeout, self._limit = timeout, max(int(timeout * SECOND), 1)
         signal.signal(SIGNAL, self._on_signal)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {SIGNAL})
@@ -80,11 +81,7 @@ class Clock:
 
     def settle(self) -> None:
         """The outcome of an item is safe: the next one may begin, unless the caller is about to end this worker."""
-        if (
-            0 < self._words[DEADLINE] <= time.monotonic_ns()
-        ):  # no other item is to be hit by what was meant for this one
-            time.sleep(KILL_SECONDS)
-        self._words[DEADLINE] = 0
+        settle(self._words)
 
     def look(self) -> None:
         """Send the signal if it is time; for the monitor."""
@@ -128,6 +125,21 @@ def _is_shielded(frame: FrameType) -> bool:
 
 def _module(frame: FrameType) -> str:
     return str(frame.f_globals.get("__name__", "")).partition(".")[0]
+
+
+def settle(words: memoryview) -> None:
+    """Take the deadline of an item away; where it is missed, no other item is to be hit by what was meant for this."""
+    if 0 < words[DEADLINE] <= time.monotonic_ns():
+        time.sleep(KILL_SECONDS)
+    words[DEADLINE] = 0
+
+
+def with_deadlines(words: memoryview, timeout: float, numbers: Iterable[int]) -> Iterator[int]:
+    """Set each item a deadline when its number is asked for; nothing is raised in it, it has not begun yet."""
+    for number in numbers:
+        settle(words)
+        words[DEADLINE] = time.monotonic_ns() + int((timeout + GRACE_SECONDS) * SECOND)
+        yield number
 
 
 class TimedItems:

@@ -59,11 +59,13 @@ class Gone:
         begun: For each slot of its control block the index in its run of the first item that had not been begun, or
             ``None`` where items were too quick to be counted.
         holds: It had something open that outlives an item, so that cleanups are missing unless it has said otherwise.
+        suspect: Slot and index in its run of the item whose object the worker was pickling or unpickling out of turn.
     """
 
     exit_code: int | None
     begun: Mapping[int, int | None]
     holds: bool = True
+    suspect: tuple[int, int] | None = None
 
 
 class Backend(ABC):

@@ -217,7 +217,7 @@ class ProcessBackend(Backend):
         for file in (peer.connection, peer.process.sentinel):
             if file in self._selector.get_map():
                 self._selector.unregister(file)
-        return Gone(peer.process.poll(), begun, holds=peer.control.holds)
+        return Gone(peer.process.poll(), begun, peer.control.holds, peer.control.suspect)
 
     def wake(self) -> None:
         """Write a byte that the selector sees."""

@@ -38,6 +38,7 @@ class ThreadBackend(Backend):
         self._loop = LoopThread(pool_name)
         self._pool_scope = SharedScope("pool", self._loop.host(), WorkerContext(0, 0, pool_name))
         self._running, self._lock = workers, threading.Lock()
+        self._done: list[threading.Thread] = []
         self._inboxes: list[queue.SimpleQueue[ToWorker]] = [queue.SimpleQueue() for _ in range(workers)]
         self._controls = [private_control() for _ in range(workers)]
         self._runners: list[Runner] = []
@@ -68,6 +69,7 @@ class ThreadBackend(Backend):
             while self._follow(runner, self._inboxes[worker_id].get()):
                 pass
             send_back(self._stop(runner))
+            self._done.append(threading.current_thread())
             send_back(Gone(0, {}))
 
     @staticmethod
@@ -135,9 +137,8 @@ class ThreadBackend(Backend):
     def close(self) -> None:
         """Join the threads that have said that they are done."""
         self._monitor.end(JOIN_SECONDS)
-        for thread, inbox in zip(self._threads, self._inboxes, strict=True):
-            if inbox.empty():
-                thread.join(JOIN_SECONDS if not self._running else 0.0)
+        for thread in self._done:
+            thread.join(JOIN_SECONDS)
         self._waker.close()
 
     def pid(self, worker_id: int) -> int:  # noqa: ARG002 - all are in this process

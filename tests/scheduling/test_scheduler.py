@@ -1,5 +1,7 @@
 """Single decisions of the scheduler, event by event."""
 
+import pytest
+
 from poolinject._scheduling.backpressure import ReorderBuffer
 from poolinject._scheduling.chunking import MOST_UNITS, Chunking, Pace
 from poolinject._scheduling.scheduler import Scheduler
@@ -115,6 +117,34 @@ def test_lost_worker_loses_what_it_had_begun_and_gives_back_the_rest() -> None:
     assert isinstance(again, Send)
     assert (again.start, again.size, again.again) == (3, 2, True)
     assert scheduler.results(1, again.chunk, 2, 0.0, failed=False, done=True) == [Emit(0, 3), Finish(0)]
+
+
+def test_a_suspect_is_lost_instead_of_the_item_that_was_begun_last() -> None:
+    """The third of five was being unpickled while none of its chunk had begun: both sides of it go out again."""
+    scheduler = Scheduler(1)
+    scheduler.open(RunState(0, Chunking(5, pace=Pace(0.002)), None, fail_fast=False))
+    scheduler.ready(0)
+    first, second = scheduler.arrived(0, 10)
+    assert isinstance(first, Send)
+    assert isinstance(second, Send)
+    scheduler.results(0, first.chunk, 4, 0.0, failed=False, done=False)
+    begun = {first.slot: 5, second.slot: 5}
+    assert scheduler.gone(0, begun, None, (second.slot, 7)) == [Lose(0, 7, 0), Emit(0, 7)]
+    again = [(send.start, send.size) for send in scheduler.ready(0) if isinstance(send, Send)]
+    assert again == [(4, 1), (5, 2), (8, 2)]
+
+
+@pytest.mark.parametrize("suspect", [(0, 1), (0, 5), (9, 3)])
+def test_a_suspect_that_the_worker_does_not_hold_costs_nothing(suspect: tuple[int, int]) -> None:
+    """Its outcome has come, it has been taken back, or its chunk is over."""
+    scheduler = Scheduler(1)
+    scheduler.open(RunState(0, Chunking(5), None, fail_fast=False))
+    scheduler.ready(0)
+    (send,) = scheduler.arrived(0, 5)
+    assert isinstance(send, Send)
+    scheduler.results(0, send.chunk, 2, 0.0, failed=False, done=False)
+    slot, index = suspect
+    assert scheduler.gone(0, {send.slot: 3}, None, (send.slot + slot, index)) == []
 
 
 def test_uncounted_chunk_loses_nothing_and_is_counted_the_next_time() -> None:

@@ -1,4 +1,5 @@
 import datetime as dt
+import itertools
 import os
 import pickle
 import sys
@@ -14,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from poolinject._transport import picklers
-from poolinject._transport.codec import Unsendable, decode, decode_batch, encode, encode_batch, shared_object
+from poolinject._transport.codec import Mark, Unsendable, decode, decode_batch, encode, encode_batch, shared_object
 from poolinject.errors import TransportError
 
 ATOMS = (
@@ -47,6 +48,18 @@ class RaisesOnUnpickling:
 
     def __setstate__(self, state: dict[str, Any]) -> NoReturn:
         raise state["error"]("not today")
+
+
+class LooksRound:
+    """Calls ``look``, which a test gives it, when it is unpickled."""
+
+    look: Callable[[], None]
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        LooksRound.look()
 
 
 class DecodesInside:
@@ -150,9 +163,11 @@ def test_references_inside_one_member_are_kept() -> None:
         (RaisesOnPickling(RecursionError("deep")), "deep"),
         (RaisesOnPickling(MemoryError()), "MemoryError"),
         (RaisesOnPickling(GeneratorExit()), "GeneratorExit"),
+        (RaisesOnPickling(KeyboardInterrupt()), "RaisesOnPickling` cannot be pickled: KeyboardInterrupt"),
         (RaisesOnPickling(BaseExceptionGroup("g", [SystemExit()])), "BaseExceptionGroup"),
         (RaisesOnUnpickling(ValueError), "cannot be unpickled: ValueError: not today"),
         (RaisesOnUnpickling(SystemExit), "cannot be unpickled: SystemExit: not today"),
+        (RaisesOnUnpickling(KeyboardInterrupt), "cannot be unpickled: KeyboardInterrupt: not today"),
         (lambda lock=threading.Lock(): lock, "function `.*lambda.*` cannot be pickled"),
         ((i for i in "ab"), "generator"),
     ],
@@ -167,14 +182,20 @@ def test_bad_member_costs_only_itself(bad: object, words: str) -> None:
         raise failed.error
 
 
-def test_keyboard_interrupt_passes_through() -> None:
-    """Ctrl-C while a batch is encoded or decoded is the caller's."""
-    with pytest.raises(KeyboardInterrupt):
-        encode_batch([RaisesOnPickling(KeyboardInterrupt())])
+def test_keyboard_interrupt_passes_through_where_one_object_is_encoded() -> None:
+    """Ctrl-C while a function is made ready to be sent is the caller's."""
     with pytest.raises(KeyboardInterrupt):
         encode(RaisesOnPickling(KeyboardInterrupt()), "x")
-    with pytest.raises(KeyboardInterrupt):
-        decode_batch(encode_batch([RaisesOnUnpickling(KeyboardInterrupt)]))
+
+
+def test_while_a_member_is_unpickled_the_mark_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever finds the process dead knows which one it was; afterwards there is nothing to be known."""
+    place, seen = [0], list[int]()
+    monkeypatch.setattr(LooksRound, "look", lambda: seen.append(place[0]), raising=False)
+    data = encode_batch([Row(1), LooksRound(1), 3, LooksRound(2)])
+    decode_batch(data, "item", None, Mark(place, itertools.count(10, 5)))
+    assert seen == [15, 25]
+    assert place == [0]
 
 
 def test_bad_text_of_an_error_is_contained() -> None:
