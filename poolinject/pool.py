@@ -289,7 +289,7 @@ class InjectedPool:
         Args:
             mode: ``"drain"``: finish what was read, and the input of ``map``, ``starmap`` and ``submit``; lazy
                 iterators read no further. ``"cancel"``: start no further item. ``"kill"``: end workers at once,
-                without their cleanups.
+                without their cleanups; threads, which nothing can end, stop after their item.
             timeout: Seconds for draining; after that it cancels. By default no limit.
 
         Raises:

@@ -167,8 +167,11 @@ def _abandon(driver: Driver, run: Run) -> None:
 
 def deliver_to_future(driver: Driver, run: Run, future: Future[Any]) -> None:
     """Let the outcome of a run of one item become that of a future, and the future's cancellation that of the run."""
+    is_told = False
 
     def on_block(block: Block) -> None:
+        nonlocal is_told
+        is_told = True
         if future.set_running_or_notify_cancel():
             if block.failures:
                 future.set_exception(error_of(block.failure(0), run.options))
@@ -176,8 +179,8 @@ def deliver_to_future(driver: Driver, run: Run, future: Future[Any]) -> None:
                 future.set_result(block.values[0])
 
     def on_finish() -> None:
-        if not future.done() and not future.cancel():
-            future.set_exception(run.error or PoolClosedError(driver.name))
+        if not is_told and future.cancel():
+            future.set_running_or_notify_cancel()  # whoever waits for several futures hears only of this
 
     def on_done(done: Future[Any]) -> None:
         if done.cancelled() and not run.finished:

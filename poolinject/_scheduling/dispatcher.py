@@ -60,6 +60,7 @@ class Dispatcher:
         self._late: Lose | None = None  # the item whose worker was ended because of it
         self._untold: set[Run] = set()
         self._heard_at = 0.0
+        self._random = random.Random().random  # noqa: S311 - jitter; the caller may have seeded the one that all share
         self._taken: deque[tuple[float, TakeBack]] = deque()  # with the time from which they can be reclaimed
         self._later: list[tuple[float, int, int]] = []  # a heap: when an item of a run is due, the run, its index
 
@@ -180,7 +181,7 @@ class Dispatcher:
             first = known
         count, retried = message.size, list[Retry]()
         if message.failures and run.options.retries is not None and not self.scheduler.runs[run.id].cancelled:
-            retried = retries_of(run.options.retries, chunk.attempt, message.start, message.failures, random.random)
+            retried = retries_of(run.options.retries, chunk.attempt, message.start, message.failures, self._random)
         if count:
             items = chunk.items[first : first + count]
             self.items_done[worker_id] += count
@@ -231,7 +232,7 @@ class Dispatcher:
         """Give for how long an item of a chunk waits that was lost with its worker, if it is tried again."""
         options = chunk.run.options
         failed = failure_of(chunk.run, 0, self._lost, chunk.worker_id, overtime=is_late and not options.at_most_once)
-        return delay_of(options.retries, chunk.attempt, failed.phase, failed.error, random.random)
+        return delay_of(options.retries, chunk.attempt, failed.phase, failed.error, self._random)
 
     def end_all(self, error: BaseException) -> None:
         """Cancel every run with an error."""

@@ -61,6 +61,7 @@ class Engine:
         self._run_numbers = itertools.count()
         self._paces: dict[int, Pace] = {}
         self._lock = threading.Lock()
+        self._finalizer: weakref.finalize[..., object] | None = None
 
     def start(self, owner: object, plan: Plan | None = None) -> Driver:
         """Start the workers, or give what has been started; *owner* dying ends them.
@@ -83,7 +84,7 @@ class Engine:
                 self.driver = Driver(
                     self.backend, count, warm, options.cleanup_timeout, options.name, limits=options.limits
                 )
-                weakref.finalize(owner, _end_at_exit, self.driver, options.cleanup_timeout)
+                self._finalizer = weakref.finalize(owner, _end_at_exit, self.driver, options.cleanup_timeout)
                 if options.handle_signals:
                     signals.watch(self.driver, options.cleanup_timeout)
             return self.driver
@@ -155,6 +156,8 @@ class Engine:
             raise
         finally:
             signals.unwatch(driver)
+            if self._finalizer is not None and not driver.alive:
+                self._finalizer.detach()  # it holds the driver, whose failure holds the frames that the owner is in
         return driver.cleanup_report or CleanupReport({}, 0.0)
 
 

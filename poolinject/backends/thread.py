@@ -132,7 +132,9 @@ class ThreadBackend(Backend):
         raise AssertionError(worker_id)
 
     def end(self, worker_id: int, how: Literal["terminate", "kill"]) -> None:
-        """Nothing can end a thread from outside; it is left to itself."""
+        """Have a thread stop after its item, since nothing can end it from outside."""
+        if how == "kill":
+            self._inboxes[worker_id].put(Stop())
 
     def close(self) -> None:
         """Join the threads that have said that they are done."""

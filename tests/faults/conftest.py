@@ -1,4 +1,4 @@
-"""Starts programs in sessions of their own, of which nothing survives the test."""
+"""Starts programs in sessions of their own, of which nothing survives the test, nor does the test's own."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ from types import ModuleType
 import pytest
 
 from tests.faults.sessions import Session
+from tests.resources import lasting, no_leaks
+
+__all__ = ["begin", "lasting", "no_leaks"]
 
 Begin = Callable[..., Session]
 

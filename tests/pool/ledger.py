@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -77,19 +77,28 @@ def span(name: str) -> Iterator[str]:
         note(f"{name}-")
 
 
-def check_balanced() -> None:
+def check_balanced(lost: Collection[int] = (), interrupted: Collection[int] = ()) -> None:
     """Every setup (``name+``) has exactly one cleanup (``name-``), in its process, in reverse order in its family.
 
-    The last word of a name is its family. Entries that end otherwise are passed over.
+    The last word of a name is its family. Entries that end otherwise are passed over. What *lost* processes had open
+    may have stayed so; of each of the *interrupted* ones what the signal hit in the middle of its setup or cleanup.
     """
     stacks: dict[tuple[int, str], list[str]] = {}
+    spared = set(interrupted)
     for entry in read():
         name, sign = entry.text[:-1], entry.text[-1]
         stack = stacks.setdefault((entry.pid, name.split(" ")[-1]), [])
         if sign == "+":
             stack.append(name)
         elif sign == "-":
+            if entry.pid in spared and stack[-2:-1] == [name]:
+                spared.remove(entry.pid)
+                stack.pop()
             assert stack, f"{entry} closes what its process has not open"
             assert stack.pop() == name, f"{entry} does not close the newest: {stack}"
-    left = {key: names for key, names in stacks.items() if names}
+    left = {key: names for key, names in stacks.items() if names and key[0] not in lost}
+    for key in [key for key, names in left.items() if len(names) == 1 and key[0] in spared]:
+        if key[0] in spared:
+            spared.remove(key[0])
+            del left[key]
     assert not left, f"never closed: {left}"

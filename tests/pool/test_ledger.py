@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import os
 import signal
 import subprocess
 import sys
 import textwrap
+import weakref
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -15,7 +17,7 @@ from typing import Annotated, Any
 
 import pytest
 
-from poolinject import Depends, WorkerContext
+from poolinject import Depends, InjectedPool, WorkerContext
 from tests.conftest import Kind
 from tests.pool import ledger as ledger_module
 from tests.pool.ledger import note, span, wait_for
@@ -244,6 +246,20 @@ def test_warm_fails_fast(backend: Kind, ledger: ModuleType) -> None:
         raise AssertionError
     assert "closed" in repr(pool)
     check(ledger)
+
+
+def test_a_pool_that_failed_to_start_is_let_go(backend: Kind, ledger: ModuleType) -> None:
+    """With all that the frames hold which its error went through."""
+
+    def start() -> weakref.ref[InjectedPool]:
+        pool = backend.pool(2, lifetimes={get_broken: "pool"}, warm=[get_broken])
+        with pytest.raises(ConnectionError), pool:
+            raise AssertionError
+        return weakref.ref(pool)
+
+    pool = start()
+    gc.collect()
+    assert pool() is None
 
 
 def test_warm_fails_the_first_run_without_with(backend: Kind, ledger: ModuleType) -> None:

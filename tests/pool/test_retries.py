@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import random
 import signal
 import time
 from collections.abc import Iterator
@@ -49,6 +50,14 @@ def test_items_that_recover_give_their_results(backend: Kind, method: str, chunk
         assert method == "imap_unordered" or results == sorted(results)
         report = pool.report
         assert (report.items, report.succeeded, report.failed, report.retries) == (100, 100, 0, 99)
+
+
+def test_jitter_leaves_the_random_numbers_of_the_caller_alone(backend: Kind) -> None:
+    """Whoever has seeded them gets the same ones with a pool as without."""
+    before = random.getstate()
+    with backend.pool() as pool:
+        pool.map(recover, range(30), retries=RetryPolicy(3, backoff=0.001, jitter=1.0))
+    assert random.getstate() == before
 
 
 def test_outcomes_tell_the_attempt(backend: Kind) -> None:

@@ -8,14 +8,14 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
-from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor, wait
 from types import ModuleType
 from typing import Annotated, Any
 
 import pytest
 
 from poolinject import CleanupError, Depends, InjectedPool, PoolClosedError, WorkerContext, WorkerLostError
-from tests.conftest import Kind
+from tests.conftest import THREAD, Kind
 from tests.pool.ledger import note, span, wait_for
 
 PATIENCE = 15.0
@@ -141,6 +141,25 @@ def test_kill_ends_workers_at_once(process: Kind, ledger: ModuleType) -> None:
     assert {worker.state for worker in pool.workers} == {"lost"}
     with pytest.raises(WorkerLostError):
         next(results)
+
+
+def test_killed_threads_stop_and_close_what_they_have_open(ledger: ModuleType) -> None:
+    """At once where they have nothing to do, else after their item, for which nobody waits for long."""
+    pool = THREAD.pool(2, lifetimes={get_connection: "worker"})
+    pool.map(connected, range(4))
+    assert pool.shutdown("kill").clean
+    ledger.check_balanced()
+    before = ledger.count("connection")
+    pool = THREAD.pool(2, lifetimes={get_connection: "worker"})
+    results = pool.imap(hold_connected, [1])
+    ledger.wait_for("began")
+    statuses = [worker.status for worker in pool.shutdown("kill").workers.values()]
+    assert sorted(statuses) == ["clean", "lost"]
+    with pytest.raises(PoolClosedError):
+        next(results)
+    ledger.note("release")
+    ledger.wait_for("connection", before + 2)
+    ledger.check_balanced()
 
 
 def test_kill_cuts_a_drain_short(process: Kind, ledger: ModuleType) -> None:
@@ -314,10 +333,23 @@ def test_cancel_cancels_futures_that_have_not_started(parallel: Kind, ledger: Mo
     until_cancelled(pool)
     ledger.note("release")
     ending.result(PATIENCE)
+    assert not wait(futures, PATIENCE).not_done  # it hears of a cancelled future only where that is told
     assert futures[0].result(PATIENCE) == 0
     for future in futures[1:]:
         with pytest.raises(CancelledError):
             future.result(PATIENCE)
+
+
+def test_who_waits_for_a_cancelled_future_is_told(parallel: Kind, ledger: ModuleType) -> None:
+    """Before or after its item has started, without a shutdown."""
+    with parallel.pool(1) as pool:
+        running, waiting = pool.submit(hold, 0), pool.submit(hold, 1)
+        ledger.wait_for("began")
+        assert running.cancel()
+        assert waiting.cancel()
+        ledger.note("release")
+        assert not wait([running, waiting], PATIENCE).not_done
+    assert ledger.count("began") == 1
 
 
 def test_drain_waits_for_futures(backend: Kind) -> None:
