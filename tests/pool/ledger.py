@@ -97,8 +97,8 @@ def check_balanced(lost: Collection[int] = (), interrupted: Collection[int] = ()
             assert stack, f"{entry} closes what its process has not open"
             assert stack.pop() == name, f"{entry} does not close the newest: {stack}"
     left = {key: names for key, names in stacks.items() if names and key[0] not in lost}
-    for key in [key for key, names in left.items() if len(names) == 1 and key[0] in spared]:
-        if key[0] in spared:
+    for key, names in list(left.items()):
+        if len(names) == 1 and key[0] in spared:
             spared.remove(key[0])
             del left[key]
     assert not left, f"never closed: {left}"
