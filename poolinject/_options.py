@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, get_args
@@ -62,10 +63,10 @@ def seconds(name: str, value: Any) -> float:
     if not isinstance(value, (int, float)) or isinstance(value, bool):
         message = f"{name} must be a number of seconds, not {value!r}"
         raise TypeError(message)
-    if value < 0 or math.isnan(value):
+    if value != value or value < 0:  # noqa: PLR0124 - an int may be too large for ``math.isnan``
         message = f"{name} must not be negative, but is {value}"
         raise ValueError(message)
-    return float(value)
+    return math.inf if value > sys.float_info.max else float(value)
 
 
 LONGEST_TIMEOUT = 1e9  # seconds; 31 years

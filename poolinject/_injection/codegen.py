@@ -4,9 +4,9 @@
 provider and the generators that are open there. There are four forms:
 
 - ``"chunk"`` is what workers run: a loop over numbered items, which counts in shared memory what it has begun, appends
-  each result to ``kept`` and gives each ``Failed`` to ``fail``. It returns ``None`` at the end of the items, ``True``
-  where the next item needs a fresh copy of the context, ``False`` where ``fail`` says that no further one is to start.
-  What an item has made is let go of before the next one.
+  each result to ``kept`` and gives each ``Failed`` to ``fail``. A result that is not an atom, so that it may change
+  later, goes to ``kept.other``. It returns ``None`` at the end of the items, ``True`` where the next item needs a
+  fresh copy of the context, ``False`` where ``fail`` says that no further one is to start.
 - ``"bulk"`` is the same for functions so quick that counting would cost as much as they do: the items come without
   numbers, and nothing is counted.
 - ``"call"`` takes one item and gives the result or a ``Failed``; it never raises.
@@ -126,7 +126,10 @@ class _Writer:
             self.emit(f"if fail({failed}):")
             self.emit("return False", indent=3)
             self.emit("else:", indent=1)
-            self.emit("kept.append(result)")
+            self.emit("if type(result) in atoms:")
+            self.emit("kept.append(result)", indent=3)
+            self.emit("else:")
+            self.emit("kept.other(result)", indent=3)
             if self.form == "chunk":
                 self.emit(f"{self.own_names()} = None", indent=1)
             self.emit("if context != clean:", indent=1)
@@ -263,7 +266,7 @@ class _Writer:
 
 RESERVED = re.compile(
     r"[vgi]\d+|item|index|attempt|at|result|error|about|worker|stages|names|run|fetch|mark|spread|deepcopy|worker_scope|"
-    r"numbered|begun|place|kept|fail|context|clean|pool_scope|open_async|close_async|did_not_yield|did_not_stop|closing_failed|drive|drive_async|ItemContext|SecurityScopes|len|"
+    r"atoms|type|numbered|begun|place|kept|fail|context|clean|pool_scope|open_async|close_async|did_not_yield|did_not_stop|closing_failed|drive|drive_async|ItemContext|SecurityScopes|len|"
     r"BaseException|_"
 )
 

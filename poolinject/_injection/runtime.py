@@ -25,7 +25,9 @@ if TYPE_CHECKING:
     # a loop over items, see ``codegen``
     Loop: TypeAlias = Callable[..., bool | None]
 
+ATOMS = frozenset((type(None), bool, int, float, str, bytes))  # nobody can change them
 TOOLS: dict[str, Any] = {
+    "atoms": ATOMS,
     "ItemContext": ItemContext,
     "SecurityScopes": SecurityScopes,
     "deepcopy": copy.deepcopy,

@@ -7,6 +7,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
+from poolinject._scheduling.progress import length_of
 from poolinject._scheduling.runs import WAIT_SECONDS, Block, Run
 from poolinject._transport.messages import Failure, Success
 from poolinject._transport.remote_errors import RemoteTraceback
@@ -34,10 +35,9 @@ class Consumption:
         self._owner = owner  # a pool that nothing else refers to must live as long as the iterator
         self._driver, self._run, self._source = driver, run, source
         self._settle_seconds = settle_seconds
-        self._length: int | None = None
-        if type(items) in SEQUENCES:
+        self._length = length_of(items) if type(items) in SEQUENCES else None
+        if self._length is not None:
             run.use(items)
-            self._length = len(items)
 
     def collect(self, convert: Convert | None) -> list[Any]:
         """Run to the end on the calling thread, which reads the input, and give everything in order.

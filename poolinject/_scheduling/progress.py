@@ -10,11 +10,21 @@ from typing import Any, TypeAlias
 Progress: TypeAlias = bool | str | Mapping[str, Any] | type[Any] | None
 
 
+def length_of(items: object) -> int | None:
+    """Give how many items there are, ``None`` where that is not known, or more than Python can say."""
+    if not isinstance(items, Sized):
+        return None
+    try:
+        return len(items)
+    except Exception:  # noqa: BLE001 - a user's own, or a range longer than an index can be
+        return None
+
+
 class Bar:
     """Counts finished items, failures and retries beside the rate."""
 
     def __init__(self, progress: Progress, items: object) -> None:
-        self._bar = _make(progress, len(items) if isinstance(items, Sized) else None)
+        self._bar = _make(progress, length_of(items))
         self._failed = self._retries = 0
 
     def update(self, finished: int, failed: int = 0, retries: int = 0) -> None:

@@ -16,6 +16,7 @@ from poolinject._transport.picklers import safe_text
 
 PHASES: tuple[Phase, ...] = get_args(Phase)
 NOTE_SIZE = 200  # characters of an earlier error in a note
+NOTES = 10  # of earlier attempts: the first half and the newest half of them
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,9 +50,10 @@ class RetryPolicy:
     def __post_init__(self) -> None:
         _check_count("attempts", self.attempts, 1)
         _check_types(self.on)
-        if isinstance(self.phases, str) or not set(self.phases) <= set(PHASES):
+        if not isinstance(self.phases, (tuple, list, set, frozenset)) or not set(self.phases) <= set(PHASES):
             message = f"phases must be some of {', '.join(map(repr, PHASES))}, in a tuple, not {self.phases!r}"
             raise ValueError(message)
+        object.__setattr__(self, "phases", tuple(self.phases))
         for name in ("backoff", "factor", "jitter", "max"):
             _check_number(name, getattr(self, name))
         if self.jitter > 1:
@@ -151,7 +153,10 @@ class Attempts:
         """An attempt failed and is not the last one."""
         error = f"{type(failed.error).__name__}: {safe_text(failed.error, limit=NOTE_SIZE)}"
         note = f"attempt {attempt} failed in phase {failed.phase!r}: {error}"
-        self._notes.setdefault(index, []).append(note)
+        notes = self._notes.setdefault(index, [])
+        if len(notes) == NOTES:
+            del notes[NOTES // 2]
+        notes.append(note)
 
     def tell(self, index: int, error: BaseException) -> None:
         """Note at the error of an item's last attempt what became of those before."""

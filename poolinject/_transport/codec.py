@@ -139,6 +139,23 @@ def encode_primitives(objects: Sequence[object]) -> bytes | None:
     return file.getvalue()
 
 
+def encode_atoms(objects: list[Any]) -> bytes:
+    """Return the bytes of a batch of atoms and of what ``snapshot`` has given."""
+    return _HEAD.pack(_TOGETHER, len(objects)) + pickle.dumps(objects, PROTOCOL)
+
+
+def snapshot(value: Any) -> Any:
+    """Give a tuple, or a copy of a list or dict, of nothing but atoms; ``None`` for anything else."""
+    kind: Any = type(value)
+    if kind is dict:
+        is_flat = ATOMS.issuperset(map(type, value)) and ATOMS.issuperset(map(type, value.values()))
+    else:
+        is_flat = kind in {tuple, list} and ATOMS.issuperset(map(type, value))
+    if not is_flat:
+        return None
+    return value if kind is tuple else value.copy()
+
+
 class BatchWriter:
     """Encodes the members of a batch one by one; classes and functions that go by value are shared among them.
 

@@ -26,17 +26,24 @@ if TYPE_CHECKING:
 _AT_END = 2  # members of what a pickle would say of an iterator over a list that has ended
 
 
+class Values(list[Any]):
+    """Results; ``other`` takes those that are not atoms."""
+
+    __slots__ = ("other",)
+    other: Callable[[Any], None]
+
+
 class Objects:
     """Results as they are, for a caller that shares the memory."""
 
     def __init__(self) -> None:
-        self.values: list[Any] = []
-        self.add: Callable[[Any], None] = self.values.append
+        self.values = Values()
+        self.add = self.values.other = self.values.append
 
     def __len__(self) -> int:
         return len(self.values)
 
-    def take(self) -> tuple[Sequence[Any], int] | None:
+    def take(self) -> tuple[Sequence[Any], int]:
         """Give what has been added and how much that is, and forget it."""
         taken = self.values[:]
         del self.values[: len(taken)]  # the other thread may have added to it
@@ -44,16 +51,13 @@ class Objects:
 
 
 class Primitives(Objects):
-    """Results to be pickled together, which is quick; any thread may do it, if they are builtin primitives."""
+    """Results to be pickled together, by any thread: atoms, and copies of what has nothing but atoms."""
 
-    def take(self) -> tuple[bytes, int] | None:
-        """Pickle them; ``None`` where there are other objects among them."""
+    def take(self) -> tuple[bytes, int]:
+        """Pickle them."""
         taken = self.values[:]
-        data = codec.encode_primitives(taken)
-        if data is None:
-            return None
         del self.values[: len(taken)]
-        return data, len(taken)
+        return codec.encode_atoms(taken), len(taken)
 
     def packed(self, arena: Arena | None, mark: codec.Mark) -> Packed:
         """Pickle each of them, on the thread that made them; the mark says which."""
@@ -75,7 +79,7 @@ class Packed:
     def __len__(self) -> int:
         return len(self._writer)
 
-    def take(self) -> tuple[bytes, int] | None:
+    def take(self) -> tuple[bytes, int]:
         """Give the bytes of the batch."""
         return self._writer.take()
 
@@ -107,13 +111,17 @@ class Work:
         self._store, self._words, self._is_quick, self._counts = store, words, is_quick, counts
         self._journal, self._seconds, self._send_all = journal, seconds, send_all
         self._recorded = 0  # outcomes in the store that the journal has, where they are recorded together
+        self.has_objects = False  # which must be pickled at once, before another item can change them
+        self._object: list[Any] = []  # the first of them
+        if isinstance(store, Primitives):
+            store.values.other = self.other
         self._is_placed = False  # a reader of the journal knows which item the next entry is about
         self._place = 3 * chunk.slot  # of the bound
         self._failures: list[Failed] = []
         self._each: list[float] = []
         self._offset = 0  # of the first outcome that has not been sent
         self._began = self._last = time.perf_counter()
-        self._paused = self._stopped = False
+        self._stopped = False
         self.owes_answer = False  # about what was taken back
         self._begin(0)
 
@@ -157,27 +165,31 @@ class Work:
         self._stopped = True
         self.cut(0)
 
-    def pause(self) -> None:
-        """Make the running code come out of its loop to call ``resume``: results must be pickled one by one."""
-        self._paused = True
-        self.cut(0)
+    def other(self, value: Any) -> None:
+        """Take the result of an item which is not an atom; one that cannot be copied ends the loop, for ``resume``."""
+        copy = codec.snapshot(value) if isinstance(self._store, Primitives) else None
+        if copy is not None:
+            self.append(copy)
+        elif isinstance(self._store, Primitives):
+            self.has_objects = True
+            self._object.append(value)
+            self.cut(0)
+        else:
+            self.append(value)
 
     def resume(self, arena: Arena | None) -> bool:
-        """Go on after ``pause``, on the thread that runs the items; give whether there is anything to go on with."""
-        if not self._paused or self._stopped:
+        """Pickle results one by one from here on, on the thread that runs the items; give whether there are more."""
+        if not self._object:
             return False
-        self._paused = False
-        self.pack(arena)
-        with self.lock:
-            self._begin(self.done)  # each item that was begun has come to something
-        return self._before < len(self.chunk.items)
-
-    def pack(self, arena: Arena | None) -> None:
-        """Pickle results one by one from here on, and those that there are; on the thread that runs the items."""
         with self.lock:
             if isinstance(self._store, Primitives):
                 mark = suspects(self._words, self.chunk.slot, self.chunk.start + self._offset)
                 self._store = self._store.packed(arena, mark)
+        self.append(self._object.pop())
+        with self.lock:
+            if not self._stopped:
+                self._begin(self.done)  # each item that was begun has come to something
+        return not self._stopped and self._before < len(self.chunk.items)
 
     @property
     def is_recorded(self) -> bool:
@@ -238,25 +250,24 @@ class Work:
         results = Results(self.chunk.id, start, count, values, failures, seconds, each, done=False)
         return b"".join(wire.encode_from_worker(results))
 
-    def record(self) -> bool:
-        """Record what quick items have come to since the last time; false where they must be packed first.
+    def record(self) -> None:
+        """Record what quick items have come to since the last time; any thread may do it, one at a time.
 
-        Any thread may do it, one at a time. What is too quick to be counted is not recorded either.
+        What is too quick to be counted is not recorded either.
         """
         if self._journal is None or not isinstance(self._store, Primitives) or not self._counts:
-            return True
+            return
         with self.lock:
             before, count = self._recorded, len(self._store)
-            data = codec.encode_primitives(self._store.values[before:count]) if count > before else b""
-            if not data:
-                return data is not None
+            if count <= before or not isinstance(self._store, Primitives):
+                return
+            data = codec.encode_atoms(self._store.values[before:count])
             failures = tuple(
                 each._replace(offset=each.offset - before) for each in self._failures if before <= each.offset < count
             )
             start, each = self.chunk.start + self._offset + before, tuple(self._each[before:count])
             if self._journal.add(self._frame(start, count - before, data, failures, each)):
                 self._recorded = count
-        return True
 
     def _time(self, now: float) -> None:
         self._each.append(now - self._last)
@@ -278,13 +289,10 @@ class Work:
         is_wanted = 0 < chunk.unit <= count or (chunk.tells_failures and bool(self._failures))
         return count > 0 and (is_wanted or now - self._began > chunk.patience)
 
-    def results(self, *, done: bool, sampled: tuple[tuple[str, int, float], ...] = ()) -> Results | None:
-        """Make the message of all outcomes so far; ``None`` where they must be packed first."""
+    def results(self, *, done: bool, sampled: tuple[tuple[str, int, float], ...] = ()) -> Results:
+        """Make the message of all outcomes so far."""
         with self.lock:
-            taken = self._store.take()
-            if taken is None:
-                return None
-            values, count = taken
+            values, count = self._store.take()
             now = time.perf_counter()
             failures, each = tuple(self._failures), tuple(self._each)
             self._failures.clear()

@@ -44,7 +44,7 @@ class Loaded:
     bulk: Loop | None = None
     measured: Measured | None = None
     error: Exception | None = None
-    has_primitives: bool = True  # all results so far were builtin primitives
+    has_objects: bool = False  # results that must be pickled one by one
     seconds: float = 0.0  # that an item of the newest chunk took
     conduct: Conduct = field(default_factory=Conduct)
 
@@ -141,6 +141,7 @@ class Runner:
             self._send_all()
             self._go(loop, work)
         function.conduct.end(work.done, self._recording if work.is_recorded else 0.0)
+        function.has_objects |= work.has_objects
         self._send_rest(function, work)
         if work.done:
             function.seconds = (time.perf_counter() - began) / work.done
@@ -153,13 +154,7 @@ class Runner:
         with self._sending:
             self._work = None
             sampled = () if function.measured is None else function.measured.take()
-            results = work.results(done=True, sampled=sampled)
-            if results is None:
-                function.has_primitives = False
-                work.pack(self._arena)
-                results = work.results(done=True, sampled=sampled)
-            if results is not None:
-                self._send(results)
+            self._send(work.results(done=True, sampled=sampled))
 
     def _open(self, function: Loaded, chunk: Chunk) -> tuple[Loop, Work]:
         """Come to a chunk."""
@@ -192,7 +187,7 @@ class Runner:
     def _store(self, function: Loaded, *, is_quick: bool) -> Objects | Packed:
         if not self._pickles:
             return Objects()
-        return Primitives() if is_quick and function.has_primitives else Packed(self._arena)
+        return Primitives() if is_quick and not function.has_objects else Packed(self._arena)
 
     def _loop(self, function: Loaded, chunk: Chunk) -> tuple[Loop, bool]:
         """Choose the loop for a chunk; tell whether it counts."""
@@ -266,15 +261,9 @@ class Runner:
             work.owes_answer = False
             self._send(Returned(work.chunk.id, work.kept_items))
         if work.is_due(time.perf_counter()):
-            results = work.results(done=False)
-            can_go_on = results is not None
-            if results is not None:
-                self._send(results)
+            self._send(work.results(done=False))
         else:
-            can_go_on = work.record()
-        if not can_go_on:
-            self._functions[work.chunk.function].has_primitives = False
-            work.pause()
+            work.record()
 
     def _send_all(self) -> None:
         """Send the packed outcomes that there are."""

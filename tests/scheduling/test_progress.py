@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 import pytest
 
-from poolinject._scheduling.progress import Bar, Progress, check_progress
+from poolinject._scheduling.progress import Bar, Progress, check_progress, length_of
 
 
 class Recorder:
@@ -151,3 +151,14 @@ def test_what_is_no_progress_option_is_refused(progress: Any) -> None:
 def test_what_is_a_progress_option_passes(progress: Progress) -> None:
     """Each documented kind is taken."""
     check_progress(progress)
+
+
+def test_length_that_cannot_be_told_is_not_known() -> None:
+    """A range may have more numbers than Python can count, and a user's class may refuse."""
+
+    class Refusing(list[int]):
+        def __len__(self) -> int:
+            raise RuntimeError
+
+    assert length_of(range(5)) == 5
+    assert length_of(iter(())) is length_of(Refusing()) is length_of(range(2**70)) is None

@@ -302,3 +302,24 @@ def test_only_a_failure_for_good_ends_a_fail_fast_run() -> None:
     assert actions == [Later(0, 2, 1.5), TakeBack(0, send.slot, send.chunk, 0)]
     assert answer(scheduler, send.chunk, 0) == [Finish(0)]
     assert scheduler.due([(0, 0), (0, 2)]) == []
+
+
+def test_of_many_attempts_the_first_and_the_newest_are_told() -> None:
+    """What an item costs does not grow with its attempts."""
+    attempts, error = Attempts(), ValueError("last")
+    for attempt in range(1, 1001):
+        attempts.remember(0, attempt, Failed(0, ValueError(attempt), "", "call", None))
+    attempts.tell(0, error)
+    numbers = [int(note.split()[1]) for note in error.__notes__]
+    assert numbers == [1, 2, 3, 4, 5, 996, 997, 998, 999, 1000]
+
+
+def test_policy_keeps_its_phases() -> None:
+    """Whatever becomes of the list that they came in; something that can be read only once is refused."""
+    phases: list[Any] = ["call"]
+    policy = RetryPolicy(3, phases=phases)
+    phases.clear()
+    assert policy.phases == ("call",)
+    for wrong in (iter(["call"]), 1, None, "call", ["never"]):
+        with pytest.raises(ValueError, match="phases must be some of"):
+            RetryPolicy(3, phases=wrong)  # type: ignore[arg-type]

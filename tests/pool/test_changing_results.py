@@ -1,0 +1,105 @@
+"""What an item returns is what the caller gets, also where a later item changes it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from poolinject._injection import runtime
+from poolinject._transport import codec
+from poolinject._worker import recording, runner
+from tests.conftest import FORK
+
+LIST: list[Any] = [0]
+DICT: dict[str, int] = {}
+SET: set[int] = set()
+NESTED: list[list[int]] = [[]]
+
+
+def same_list(item: int) -> list[Any]:
+    """Give one object again and again."""
+    LIST[0] = item
+    return LIST
+
+
+def same_dict(item: int) -> dict[str, int]:
+    """Do so with a dict."""
+    DICT["item"] = item
+    return DICT
+
+
+def same_set(item: int) -> set[int]:
+    """Do so with a set."""
+    SET.clear()
+    SET.add(item)
+    return SET
+
+
+def same_nested(item: int) -> list[list[int]]:
+    """Do so with a list that has a list in it."""
+    NESTED[0][:] = [item]
+    return NESTED
+
+
+def now_and_then(item: int) -> Any:
+    """Do so once in a while."""
+    return same_nested(item) if item % 100 == 99 else item
+
+
+def pair(item: int) -> tuple[int, int]:
+    """Give something that cannot change."""
+    return item, item
+
+
+CASES: list[tuple[Callable[[int], Any], Callable[[int], Any]]] = [
+    (same_list, lambda item: [item]),
+    (same_dict, lambda item: {"item": item}),
+    (same_set, lambda item: {item}),
+    (same_nested, lambda item: [[item]]),
+    (now_and_then, lambda item: [[item]] if item % 100 == 99 else item),
+    (pair, lambda item: (item, item)),
+]
+
+
+@pytest.mark.parametrize("share", [1.0, 0.0], ids=["uncounted", "counted"])
+@pytest.mark.parametrize(("function", "expected"), CASES, ids=lambda case: case.__name__)
+def test_results_are_taken_at_once(
+    monkeypatch: pytest.MonkeyPatch, function: Callable[[int], Any], expected: Callable[[int], Any], share: float
+) -> None:
+    """However quick the functions are, in every way to run them."""
+    monkeypatch.setattr(recording.Conduct, "is_quicker_than", lambda _, seconds: seconds > 0)
+    monkeypatch.setattr(runner, "BULK_SHARE", share)
+    right = [expected(item) for item in range(3000)]
+    with FORK.pool(2) as pool:
+        assert pool.map(function, range(3000)) == right
+        assert list(pool.imap(function, iter(range(3000)))) == right
+        assert pool.map(function, range(3000), chunksize=1000, delivery="at_most_once") == right
+        outcomes: list[Any] = sorted(pool.outcomes(function, range(3000)), key=lambda outcome: outcome.index)
+        assert [outcome.value for outcome in outcomes] == right
+
+
+def test_results_do_not_share_what_can_change(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each item has its own in the caller."""
+    monkeypatch.setattr(recording.Conduct, "is_quicker_than", lambda *_: True)
+    with FORK.pool(1) as pool:
+        results = pool.map(same_list, range(1000))
+    assert len(set(map(id, results))) == 1000
+
+
+@pytest.mark.parametrize(
+    ("value", "is_flat"),
+    [((1, "a"), True), ([1, None], True), ({1: 2.0}, True), ([], True), ([[]], False), ({1: []}, False),
+     (((),), False), ({1}, False), (1, False), (object(), False)],
+)  # fmt: skip
+def test_snapshot_is_of_flat_containers(value: object, is_flat: bool) -> None:
+    """Equal to them and, if they can change, another one."""
+    copy = codec.snapshot(value)
+    assert (copy == value) is is_flat
+    assert copy is not value or isinstance(value, tuple)
+
+
+def test_generated_code_and_codec_agree_about_atoms() -> None:
+    """Two rooms that do not know of each other."""
+    assert runtime.ATOMS == codec.ATOMS
