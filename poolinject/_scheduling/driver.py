@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 
 POLL_SECONDS = 1.0  # the longest that the driver waits without looking round
 FAILED_STARTS = 3  # workers in a row that end before they have begun an item, until the pool gives up
-KILLED_STARTS = 10  # the same where they were killed, which may be somebody's doing who soon leaves off
+KILLED_STARTS = 10  # the same where they were killed or terminated, by somebody who may soon leave off
+FROM_OUTSIDE = (-signal.SIGKILL, -signal.SIGTERM, 0)  # exit codes; after SIGTERM a worker closes its scopes, and exits
 
 
 class Driver:
@@ -236,7 +237,7 @@ class Driver:
         if self._shutdown is not None and not self._shutdown.drains:
             return
         if fruitless or worker_id in self.starting:
-            self._failed_starts += 1 / (KILLED_STARTS if message.exit_code == -signal.SIGKILL else FAILED_STARTS)
+            self._failed_starts += 1 / (KILLED_STARTS if message.exit_code in FROM_OUTSIDE else FAILED_STARTS)
         if self._failed_starts > 1 - 1e-6:
             self._fail(WorkerLostError(worker_id, message.exit_code))
             return
