@@ -77,6 +77,8 @@ class Driver:
     def open(self, run: Run) -> None:
         """Begin a run; one that comes too late ends at once."""
         self.post(lambda: self._open(run))
+        if self.over.is_set():  # the driver looks no more
+            self._refuse_rest()
 
     def cancel(self, run: Run) -> None:
         """Start no further item of a run."""
@@ -279,6 +281,11 @@ class Driver:
         self.backend.close()
         self.started.set()
         self.over.set()
-        while self._inbox:  # runs that came in between
-            self._inbox.popleft()()
-        self.dispatcher.drop_all(self.failure or PoolClosedError(self.name))
+        self._refuse_rest()
+
+    def _refuse_rest(self) -> None:
+        """End the runs that came when all was over, on whichever thread notices."""
+        with self._step_lock:
+            while self._inbox:
+                self._inbox.popleft()()
+            self.dispatcher.drop_all(self.failure or PoolClosedError(self.name))

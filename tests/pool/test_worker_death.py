@@ -235,6 +235,8 @@ def test_workers_that_die_at_start_end_the_run_with_one_error(process: Kind, led
         pool.map(run_or_die, [(1, None)])
     with pytest.raises(WorkerLostError, match="SIGKILL"):
         list(pool.imap(run_or_die, [(1, None)]))
+    for _ in range(2):
+        assert isinstance(pool.submit(run_or_die, (1, None)).exception(PATIENCE), WorkerLostError)
     pool.shutdown()
 
 
