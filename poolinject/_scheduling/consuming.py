@@ -179,8 +179,14 @@ def deliver_to_future(driver: Driver, run: Run, future: Future[Any]) -> None:
                 future.set_result(block.values[0])
 
     def on_finish() -> None:
-        if not is_told and future.cancel():
-            future.set_running_or_notify_cancel()  # whoever waits for several futures hears only of this
+        if is_told:
+            return
+        if run.error is None or isinstance(run.error, PoolClosedError):
+            future.cancel()
+        if (
+            future.set_running_or_notify_cancel()
+        ):  # of a cancelled one this tells whoever waits
+            future.set_exception(run.error)
 
     def on_done(done: Future[Any]) -> None:
         if done.cancelled() and not run.finished:

@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 
 POLL_SECONDS = 1.0  # the longest that the driver waits without looking round
 FAILED_STARTS = 3  # workers in a row that end before they have begun an item, until the pool gives up
-KILLED_STARTS = 10  # the same where they were killed, which may be somebody's doing who soon leaves off
+KILLED_STARTS = 10  # the same where they were killed or terminated, by somebody who may soon leave off
+FROM_OUTSIDE = (-signal.SIGKILL, -signal.SIGTERM, 0)  # exit codes; after SIGTERM a worker closes its scopes, and exits
 
 
 class Driver:
@@ -76,6 +77,8 @@ class Driver:
     def open(self, run: Run) -> None:
         """Begin a run; one that comes too late ends at once."""
         self.post(lambda: self._open(run))
+        if self.over.is_set():  # the driver looks no more
+            self._refuse_rest()
 
     def cancel(self, run: Run) -> None:
         """Start no further item of a run."""
@@ -236,7 +239,7 @@ class Driver:
         if self._shutdown is not None and not self._shutdown.drains:
             return
         if fruitless or worker_id in self.starting:
-            self._failed_starts += 1 / (KILLED_STARTS if message.exit_code == -signal.SIGKILL else FAILED_STARTS)
+            self._failed_starts += 1 / (KILLED_STARTS if message.exit_code in FROM_OUTSIDE else FAILED_STARTS)
         if self._failed_starts > 1 - 1e-6:
             self._fail(WorkerLostError(worker_id, message.exit_code))
             return
@@ -278,6 +281,11 @@ class Driver:
         self.backend.close()
         self.started.set()
         self.over.set()
-        while self._inbox:  # runs that came in between
-            self._inbox.popleft()()
-        self.dispatcher.drop_all(self.failure or PoolClosedError(self.name))
+        self._refuse_rest()
+
+    def _refuse_rest(self) -> None:
+        """End the runs that came when all was over, on whichever thread notices."""
+        with self._step_lock:
+            while self._inbox:
+                self._inbox.popleft()()
+            self.dispatcher.drop_all(self.failure or PoolClosedError(self.name))

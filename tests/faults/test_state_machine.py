@@ -269,6 +269,7 @@ class PoolMachine(RuleBasedStateMachine):
         before = pool.workers
         report = pool.shutdown(mode, timeout)
         if mode == "kill" and self.kind.has_processes:
+            self.accounts.kills += len(before)
             self.accounts.killed.update(worker.pid for worker in (*before, *pool.workers))
         assert mode == "kill" or self.accounts.may_lose or report.clean, report
         assert pool.shutdown() == report

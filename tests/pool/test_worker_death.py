@@ -235,6 +235,8 @@ def test_workers_that_die_at_start_end_the_run_with_one_error(process: Kind, led
         pool.map(run_or_die, [(1, None)])
     with pytest.raises(WorkerLostError, match="SIGKILL"):
         list(pool.imap(run_or_die, [(1, None)]))
+    for _ in range(2):
+        assert isinstance(pool.submit(run_or_die, (1, None)).exception(PATIENCE), WorkerLostError)
     pool.shutdown()
 
 
@@ -268,6 +270,38 @@ def test_a_function_that_no_worker_survives_loading_ends_in_one_error(process: K
     """Not in replacing workers for ever."""
     with process.pool(1) as pool, pytest.raises(WorkerLostError, match="exited with code 17"):
         pool.map(Fatal(), range(3), on_error="return")
+
+
+class SlowToLoad:
+    """A function that waits for the test where it is loaded."""
+
+    def __call__(self, item: int) -> int:
+        """Give the item."""
+        return item
+
+    def __reduce__(self) -> Any:
+        return wait_to_load, ()
+
+
+def wait_to_load() -> SlowToLoad:
+    """Load it."""
+    note("loading")
+    wait_for("release")
+    return SlowToLoad()
+
+
+def test_workers_that_are_terminated_before_their_first_item_do_not_end_the_pool(
+    process: Kind, ledger: ModuleType
+) -> None:
+    """They do nothing wrong: somebody else ends them, and leaves off."""
+    with process.pool(1) as pool:
+        result = pool.submit(SlowToLoad(), 1)
+        for times in range(1, 6):
+            ledger.wait_for("loading", times)
+            os.kill(ledger.read()[-1].pid, signal.SIGTERM)
+        ledger.wait_for("loading", 6)
+        ledger.note("release")
+        assert result.result(PATIENCE) == 1
 
 
 FINISHED_ITEMS = 200  # enough that some outcomes have not been sent when the worker ends
