@@ -183,9 +183,7 @@ def deliver_to_future(driver: Driver, run: Run, future: Future[Any]) -> None:
             return
         if run.error is None or isinstance(run.error, PoolClosedError):
             future.cancel()
-        if (
-            future.set_running_or_notify_cancel()
-        ):  # of a cancelled one this tells whoever waits
+        if future.set_running_or_notify_cancel():  # of a cancelled one this tells whoever waits
             future.set_exception(run.error)
 
     def on_done(done: Future[Any]) -> None:
