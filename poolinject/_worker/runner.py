@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from poolinject._worker.control import Control
     from poolinject._worker.journal import Journal
 
-QUICK_SECONDS = 1e-5  # for an item where nothing is recorded; the monitor heeds the bound for quicker ones
+QUICK_SECONDS = 1e-5  # for an item; slower ones heed the bound by themselves, and are recorded one by one
 
 
 @dataclass(slots=True)
@@ -71,7 +71,7 @@ class Runner:
         self._pickles, self._arena = pickles, arena  # the results are on their way to another process
         self._journal = journal
         self._recording = 0.0 if journal is None else seconds_to_record(journal)
-        self._quick = QUICK_SECONDS if journal is None else self._recording / SHARE
+        self._quick = QUICK_SECONDS if journal is None else min(self._recording / SHARE, QUICK_SECONDS)
         self._bulk = BULK_SHARE * self._quick
         self._interruptible = interruptible  # on the caller's own thread
         self._wake = wake  # whoever looks in; once there is something to see, or it might fall asleep meanwhile

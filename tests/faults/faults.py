@@ -8,7 +8,6 @@ import os
 import resource
 import signal
 import threading
-import time
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -82,9 +81,12 @@ def raise_ununpicklable() -> None:
     raise Ununpicklable(1, reason="on purpose")
 
 
+RELEASE = threading.Event()  # set at the end of a test, for threads of its own that hang
+
+
 def hang() -> None:
-    """Wait for what does not come."""
-    time.sleep(HANG_SECONDS)
+    """Wait for what does not come, as long as the test goes on."""
+    RELEASE.wait(HANG_SECONDS)
 
 
 Fault = Literal[

@@ -21,7 +21,7 @@ from poolinject._scheduling.reports import WorkerCleanup
 from poolinject._worker import recording, runner
 from tests.conftest import FORK, FORKSERVER, THREAD, Kind
 from tests.faults.cells import KINDS, Expected, expected
-from tests.faults.faults import ERRORS, FAULTS, Fault
+from tests.faults.faults import ERRORS, FAULTS, RELEASE, Fault
 from tests.faults.places import (
     PLACES,
     Engine,
@@ -51,6 +51,14 @@ def table(pytestconfig: pytest.Config) -> Iterator[Table]:
     capture = pytestconfig.pluginmanager.getplugin("capturemanager")
     with capture.global_and_fixture_disabled():
         print(draw(entries))  # noqa: T201 - it is there to be read
+
+
+@pytest.fixture(autouse=True)
+def _release(no_leaks: None) -> Iterator[None]:
+    """Let threads that hang go before it is looked at what is left."""
+    RELEASE.clear()
+    yield
+    RELEASE.set()
 
 
 def bounded(call: Callable[[], Value]) -> Value:
