@@ -192,13 +192,17 @@ class ProcessBackend(Backend):
             else:
                 messages.extend(self._talk(key.data[0], events))
         for worker_id in ended:
-            peer = self._peers[worker_id]
-            messages.extend((worker_id, message) for message in peer.read(everything=True))
-            if all(sender != worker_id for sender, _ in messages):
-                messages.extend((worker_id, message) for message in peer.read_journal())
-            if all(sender != worker_id for sender, _ in messages):
-                messages.append((worker_id, self._bury(peer)))
+            messages.extend((worker_id, message) for message in self._last_words(self._peers[worker_id]))
+        heard = {worker_id for worker_id, _ in messages}
+        for worker_id in ended:
+            if worker_id not in heard:
+                return [(worker_id, self._bury(self._peers[worker_id])), *messages]
         return messages
+
+    @staticmethod
+    def _last_words(peer: Peer) -> list[FromWorker]:
+        """Give what a worker which has ended had written, or else, once, what it had recorded."""
+        return list(peer.read(everything=True)) or list(peer.read_journal())
 
     def _talk(self, worker_id: int, events: int) -> Iterator[tuple[int, FromWorker]]:
         """Write to a worker and read from it, whichever it is ready for."""
@@ -211,7 +215,11 @@ class ProcessBackend(Backend):
                 self._selector.unregister(peer.connection)
 
     def _bury(self, peer: Peer) -> Gone:
-        """Tell of a worker's end, once its last messages have been followed: what was sent since opened slots anew."""
+        """Tell of a worker's end, once its last messages have been followed.
+
+        What was sent since opened slots anew. So it must be the first thing that is followed now: whatever comes before
+        it may send more.
+        """
         begun = {slot: peer.control.begun(slot) for slot in range(SLOTS)}
         assert self._selector is not None  # noqa: S101 - receive() has looked
         for file in (peer.connection, peer.process.sentinel):

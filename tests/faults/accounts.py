@@ -84,13 +84,14 @@ class Accounts:
         """Whether any worker may have ended by now."""
         return self.kills + self.ends > 0
 
-    def check(self, batch: Batch, index: int, result: Any) -> None:
-        """Check what came of a job: a value, a ``Success`` or a ``Failure``."""
+    def check(self, batch: Batch, index: int, result: Any, *, is_closed: bool = False) -> None:
+        """Check what came of a job: a value, a ``Success`` or a ``Failure``; a closed pool tries none again."""
         job = batch.jobs[index]
         fault = batch.fault(job)
         if isinstance(result, Success | Failure):
             assert (result.index, result.item) == (index, job), f"{result} is not about {job}"
-            assert self.may_lose or result.attempts == batch.needed(job)
+            needed = batch.needed(job)
+            assert self.may_lose or result.attempts == needed or (is_closed and result.attempts < needed)
         if not isinstance(result, Failure):
             value = result.value if isinstance(result, Success) else result
             assert fault is None, f"{job} has given {value!r}"
@@ -115,7 +116,7 @@ class Accounts:
             return
         assert len(results) == len(batch.jobs)
         for index, result in enumerate(results):
-            self.check(batch, index, result)
+            self.check(batch, index, result, is_closed=is_closed)
         assert not raises or not list(batch.faults())
 
     def check_raised(self, batch: Batch, error: BaseException, *, raises: bool, is_closed: bool) -> None:
@@ -164,10 +165,10 @@ class Reading:
                 self.ended = True
                 accounts.check_raised(self.batch, error, raises=self.raises, is_closed=is_closed)
             else:
-                self._take(accounts, result)
+                self._take(accounts, result, is_closed=is_closed)
                 count = None if count is None else count - 1
 
-    def _take(self, accounts: Accounts, result: Any) -> None:
+    def _take(self, accounts: Accounts, result: Any, *, is_closed: bool) -> None:
         if self.ordered:
             index = len(self.seen)
         elif isinstance(result, Success | Failure):
@@ -176,7 +177,7 @@ class Reading:
             index = -result - self.batch.jobs[0].number
         assert index not in self.seen, f"item {index} has two outcomes"
         self.seen.add(index)
-        accounts.check(self.batch, index, result)
+        accounts.check(self.batch, index, result, is_closed=is_closed)
 
 
 def living(pool: InjectedPool) -> list[WorkerInfo]:

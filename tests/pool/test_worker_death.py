@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Annotated, Any
@@ -324,6 +325,23 @@ def hold_the_first(item: int) -> int:
     return item
 
 
+@contextmanager
+def held_up(driver: Any) -> Iterator[None]:
+    """Let the driver follow nothing until the block ends."""
+    held, go_on = threading.Event(), threading.Event()
+
+    def hold_up() -> None:
+        held.set()
+        go_on.wait(PATIENCE)
+
+    driver.post(hold_up)
+    try:
+        assert held.wait(PATIENCE)
+        yield
+    finally:
+        go_on.set()
+
+
 def test_a_worker_that_ends_between_two_chunks_loses_nothing(process: Kind, ledger: ModuleType) -> None:
     """Its last outcomes and its end come together: the chunk sent in answer to the outcomes was never begun."""
     with process.pool(1) as pool, ThreadPoolExecutor(1) as threads:
@@ -331,18 +349,36 @@ def test_a_worker_that_ends_between_two_chunks_loses_nothing(process: Kind, ledg
         ledger.wait_for("began")
         driver: Any = pool._engine.driver
         (peer,) = driver.backend._peers
-        held, go_on = threading.Event(), threading.Event()
-
-        def hold_up() -> None:
-            held.set()
-            go_on.wait(PATIENCE)
-
-        driver.post(hold_up)
-        assert held.wait(PATIENCE)
-        ledger.note("release")
-        assert select.select([peer.connection], [], [], PATIENCE)[0]
-        os.kill(peer.process.pid, signal.SIGKILL)
-        assert select.select([peer.process.sentinel], [], [], PATIENCE)[0]
-        go_on.set()
+        with held_up(driver):
+            ledger.note("release")
+            assert select.select([peer.connection], [], [], PATIENCE)[0]
+            os.kill(peer.process.pid, signal.SIGKILL)
+            assert select.select([peer.process.sentinel], [], [], PATIENCE)[0]
         assert mapping.result(PATIENCE) == list(range(40))
         assert pool.workers[0].generation == 1
+
+
+def hold_some(item: int) -> int:
+    """Note each item that begins; every tenth waits for the test."""
+    note(f"item {item} began")
+    if item % 10 == 0:
+        wait_for("release")
+    return item
+
+
+def test_workers_that_end_together_cost_what_each_of_them_held(process: Kind, ledger: ModuleType) -> None:
+    """What is sent on when one of them is buried must not be taken for what the other had begun."""
+    with process.pool(2) as pool, ThreadPoolExecutor(1) as threads:
+        assert pool.map(hold_some, [*range(101, 110)] * 20, chunksize=1)  # every slot tells of something already
+        mapping = threads.submit(pool.map, hold_some, range(20), chunksize=10, on_error="return")
+        ledger.wait_for("item 0 began")
+        ledger.wait_for("item 10 began")
+        driver: Any = pool._engine.driver
+        with held_up(driver):
+            for peer in driver.backend._peers:
+                os.kill(peer.process.pid, signal.SIGKILL)
+                assert select.select([peer.process.sentinel], [], [], PATIENCE)[0]
+        results: list[Any] = mapping.result(PATIENCE)
+        assert [index for index, result in enumerate(results) if isinstance(result, Failure)] == [0, 10]
+        assert all(ledger.count(f"item {item} began") == 1 for item in range(20))
+        assert [worker.generation for worker in pool.workers] == [1, 1]
