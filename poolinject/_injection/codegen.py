@@ -114,6 +114,7 @@ class _Writer:
             lines.append(f"    {''.join(f'g{slot} = ' for slot in self.generators)}None")
         if not self.in_loop:
             return [*lines, "    at = 0"]
+        lines.append("    kind = None")
         loop = f"    for {'item' if self.form == 'bulk' else 'begun[place], item'} in numbered:"
         return [*lines, "    at = 0", loop] if len(self.stages) == 1 else [*lines, loop, "        at = 0"]
 
@@ -126,10 +127,7 @@ class _Writer:
             self.emit(f"if fail({failed}):")
             self.emit("return False", indent=3)
             self.emit("else:", indent=1)
-            self.emit("if type(result) in atoms:")
-            self.emit("kept.append(result)", indent=3)
-            self.emit("else:")
-            self.emit("kept.other(result)", indent=3)
+            self.keep()
             if self.form == "chunk":
                 self.emit(f"{self.own_names()} = None", indent=1)
             self.emit("if context != clean:", indent=1)
@@ -137,6 +135,16 @@ class _Writer:
         else:
             self.emit(f"return {failed}")
             self.emit("return result", indent=1)
+
+    def keep(self) -> None:
+        """Keep a result; mostly its type is that of the one before, an atom's, which is quicker to tell than others."""
+        self.emit("if type(result) is kind:")
+        self.emit("kept.append(result)", indent=3)
+        self.emit("elif type(result) in atoms:")
+        self.emit("kind = type(result)", indent=3)
+        self.emit("kept.append(result)", indent=3)
+        self.emit("else:")
+        self.emit("kept.other(result)", indent=3)
 
     def own_names(self) -> str:
         """Name what an item has made, which would otherwise live until the next one has made the like."""
@@ -265,7 +273,7 @@ class _Writer:
 
 
 RESERVED = re.compile(
-    r"[vgi]\d+|item|index|attempt|at|result|error|about|worker|stages|names|run|fetch|mark|spread|deepcopy|worker_scope|"
+    r"[vgi]\d+|item|index|kind|attempt|at|result|error|about|worker|stages|names|run|fetch|mark|spread|deepcopy|worker_scope|"
     r"atoms|type|numbered|begun|place|kept|fail|context|clean|pool_scope|open_async|close_async|did_not_yield|did_not_stop|closing_failed|drive|drive_async|ItemContext|SecurityScopes|len|"
     r"BaseException|_"
 )
