@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias, TypedDict, get_args
 
 from poolinject._scheduling.progress import Progress, check_progress
 from poolinject._scheduling.recycling import Limits
@@ -134,6 +134,18 @@ def mode(name: str) -> None:
         raise ValueError(message)
 
 
+class Options(TypedDict, total=False):
+    """What every run method can be asked for, by name."""
+
+    chunksize: int | None
+    progress: Progress
+    on_error: OnError
+    retries: RetryPolicy | int | None
+    timeout: float | None
+    delivery: Delivery
+    concurrency: int | None
+
+
 @dataclass(frozen=True, slots=True)
 class Asked:
     """What a call of a run method was asked for, as it was given."""
@@ -144,6 +156,7 @@ class Asked:
     retries: RetryPolicy | int | None
     timeout: float | None
     delivery: Delivery
+    concurrency: int | None = None
 
     def apply_to(self, options: RunOptions, backend: str, capabilities: Capabilities) -> None:
         """Check it and make it options of a run.
@@ -152,6 +165,7 @@ class Asked:
             TypeError, ValueError: If any of it is wrong, or beyond the backend.
         """
         at_least_one("chunksize", self.chunksize)
+        at_least_one("concurrency", self.concurrency)
         check_progress(self.progress)
         if self.on_error not in ("raise", "return") and not callable(self.on_error):
             message = f"on_error must be 'raise', 'return' or a callable, not {self.on_error!r}"
@@ -164,6 +178,30 @@ class Asked:
         options.retries = as_policy(self.retries)
         if self.delivery == "at_most_once":
             options.at_most_once, options.retries = True, without_lost(options.retries)
+
+
+CONCURRENCY = 16  # of coroutine functions, where nobody says otherwise
+MOST_CONCURRENCY = 2048
+
+
+def concurrency(asked: int | None, name: str, *, is_async: bool) -> int:
+    """Say how many items of a function run beside each other on a worker.
+
+    Raises:
+        ValueError: If the function cannot, or nothing can.
+    """
+    if not is_async:
+        if asked is not None and asked > 1:
+            message = (
+                f"concurrency={asked} needs a coroutine function, but {name} is a sync one: leave it out, "
+                "use more workers, or write it with 'async def'"
+            )
+            raise ValueError(message)
+        return 1
+    if asked is not None and asked > MOST_CONCURRENCY:
+        message = f"concurrency must be at most {MOST_CONCURRENCY}, not {asked}"
+        raise ValueError(message)
+    return CONCURRENCY if asked is None else asked
 
 
 def iterator(items: Any) -> Iterator[Any]:

@@ -9,9 +9,10 @@ import anyio
 
 from poolinject._injection import generators
 from poolinject._injection.codegen import compile_generated, generate
-from poolinject._injection.loop_thread import enter
+from poolinject._injection.contexts import enter
 from poolinject._injection.runtime import TOOLS
-from poolinject._injection.scopes import CleanupFailure, SharedScope
+from poolinject._injection.scopes import CleanupFailure, SharedScope, build_here
+from poolinject._injection.tasks import failing
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -64,6 +65,7 @@ class AsyncRuntime:
             "pool_scope": self.pool_scope,
             "worker_scope": self.worker_scope,
             "fetch": self.fetch,
+            "failing": failing,
         }
         bound: Callable[..., Any] = compile_generated(generate(plan, "await"), {**TOOLS, **live})
         return bound
@@ -72,7 +74,7 @@ class AsyncRuntime:
         """Give a shared dependency, built in the owner task on first use."""
         if key in scope:
             return scope[key]
-        return await self.in_owner(scope.building(key))
+        return await self.in_owner(scope.building(key, build_here))
 
     def fetching(self, fetch: Fetch) -> generators.Steps[Any]:
         """Give a shared dependency to an item scope."""

@@ -120,8 +120,8 @@ class _Writer:
 
     def outcome(self) -> None:
         opened = "".join(f"g{slot}, " for slot in self.generators)
-        closing = f"closing_failed(error, stages[at], ({opened}), names)"
-        failed = f"await drive_async({closing})" if self.is_async else f"drive({closing}, run)"
+        closing = f"error, stages[at], ({opened}), names"
+        failed = f"await failing({closing})" if self.is_async else f"drive(closing_failed({closing}), run)"
         self.emit("except BaseException as error:", indent=1)
         if self.in_loop:
             self.emit(f"if fail({failed}):")
@@ -274,7 +274,7 @@ class _Writer:
 
 RESERVED = re.compile(
     r"[vgi]\d+|item|index|kind|attempt|at|result|error|about|worker|stages|names|run|fetch|mark|spread|deepcopy|worker_scope|"
-    r"atoms|type|numbered|begun|place|kept|fail|context|clean|pool_scope|open_async|close_async|did_not_yield|did_not_stop|closing_failed|drive|drive_async|ItemContext|SecurityScopes|len|"
+    r"atoms|type|numbered|begun|place|kept|fail|context|clean|pool_scope|open_async|close_async|did_not_yield|did_not_stop|closing_failed|failing|drive|ItemContext|SecurityScopes|len|"
     r"BaseException|_"
 )
 

@@ -6,15 +6,16 @@ import asyncio
 import concurrent.futures
 import contextvars
 import threading
-import types
 from typing import TYPE_CHECKING, Any
 
+from poolinject._injection.contexts import enter
 from poolinject._injection.event_loop import STOP_TIMEOUT, wind_up
+from poolinject._injection.tasks import AsyncioRunning, AsyncioTasks
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
+    from collections.abc import Callable
 
-    from poolinject._injection.event_loop import Step
+    from poolinject._injection.contexts import Step
 
 LOOK_SECONDS = 1.0  # after so long a wait looks whether the loop's thread is still there
 
@@ -22,9 +23,15 @@ LOOK_SECONDS = 1.0  # after so long a wait looks whether the loop's thread is st
 class LoopThread:
     """A loop on a thread of its own, for workers that are threads: async dependencies can be shared among them."""
 
-    def __init__(self, name: str) -> None:
-        self._name = name
+    is_elsewhere = True
+    has_own_tasks = False  # it turns all the time
+
+    def __init__(self, name: str, make: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop) -> None:
+        self._name, self._make = name, make
         self._lock = threading.Lock()
+        self._tasks = AsyncioTasks()
+        self.failing = self._tasks.failing
+        self._nudged = threading.Condition()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
 
@@ -32,7 +39,7 @@ class LoopThread:
         """Give the loop; its thread starts on first use."""
         with self._lock:
             if self._loop is None:
-                self._loop = asyncio.new_event_loop()
+                self._loop = self._make()
                 run = self._loop.run_forever
                 self._thread = threading.Thread(target=run, name=f"{self._name} event loop", daemon=True)
                 self._thread.start()
@@ -52,6 +59,28 @@ class LoopThread:
     def host(self) -> ThreadHost:
         """Make a new host; it costs nothing until it runs something."""
         return ThreadHost(self)
+
+    def start(self, work: Callable[[], Step], limit: float, late: Callable[[], BaseException]) -> AsyncioRunning:
+        """Start a task; on the loop's thread."""
+        return self._tasks.start(self.get(), work, limit, late)
+
+    def call(self, function: Callable[[], None]) -> None:
+        """Call a function on the loop's thread, soon."""
+        self.get().call_soon_threadsafe(function)
+
+    call_soon = call
+
+    def wait_until(self, is_over: Callable[[], bool], file: int | None = None) -> None:  # noqa: ARG002 - whoever reads waits
+        """Wait, as long as the loop's thread is there."""
+        while not is_over() and self._thread is not None and self._thread.is_alive():
+            with self._nudged:
+                if not is_over():
+                    self._nudged.wait(LOOK_SECONDS)
+
+    def nudge(self) -> None:
+        """Have whoever waits look whether it is over."""
+        with self._nudged:
+            self._nudged.notify_all()
 
     def close(self) -> None:
         """Cancel what is left and end the thread."""
@@ -87,6 +116,13 @@ class ThreadHost:
             for variable, new in context.items():
                 if variable.get(_MISSING) is not new:
                     variable.set(new)
+        if ok:
+            return value
+        raise value
+
+    async def arun(self, coroutine: Step) -> Any:
+        """Run a coroutine to its end, for code on the loop."""
+        ok, value = await self._ask(coroutine)
         if ok:
             return value
         raise value
@@ -144,21 +180,3 @@ async def _answer(step: Step, done: asyncio.Future[Any]) -> None:
     else:
         if not done.done():
             done.set_result((True, value))
-
-
-@types.coroutine
-def enter(coroutine: Step, context: contextvars.Context) -> Generator[Any, Any, Any]:
-    """Run a coroutine in a context of its own, inside the task that awaits this."""
-    step: Callable[..., Any] = coroutine.send
-    value: Any = None
-    while True:
-        try:
-            waits_for = context.run(step, value)
-        except StopIteration as stop:
-            return stop.value
-        try:
-            value = yield waits_for
-        except BaseException as error:  # noqa: BLE001 - cancellation included
-            step, value = coroutine.throw, error
-        else:
-            step = coroutine.send

@@ -6,11 +6,13 @@ import copy
 import time
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from anyio import to_thread
 from fastapi.security import SecurityScopes
 
 from poolinject._injection import generators
 from poolinject._injection.codegen import Generated, compile_generated, generate
-from poolinject._injection.event_loop import EventLoop, LocalLoop
+from poolinject._injection.event_loop import EventLoop
+from poolinject._injection.local_loop import LocalLoop
 from poolinject._injection.plan import FromContext
 from poolinject._injection.scopes import CleanupFailure, SharedScope
 from poolinject.markers import ItemContext, WorkerContext
@@ -37,7 +39,6 @@ TOOLS: dict[str, Any] = {
     "did_not_stop": generators.did_not_stop,
     "closing_failed": generators.closing_failed,
     "drive": generators.drive,
-    "drive_async": generators.drive_async,
 }
 
 
@@ -89,6 +90,26 @@ class Runtime:
         call: Call = self._compile(generate(plan, "call"))
         return call
 
+    def bind_task(self, plan: Plan) -> Call:
+        """Compile a plan for items that run beside each other: the call gives a coroutine."""
+        self.know(plan)
+        call: Call = self._compile(generate(plan, "await"))
+        return call
+
+    def bind_measured_task(self, plan: Plan) -> Measured:
+        """Compile a variant of that with marks; for one item at a time."""
+        measured = Measured(generate(plan, "await", measured=True))
+        measured.loop = self._compile(measured.generated, mark=measured.mark)
+        return measured
+
+    async def _fetch(self, scope: SharedScope, key: int) -> Any:
+        """Give a shared dependency to a task."""
+        if key in scope:
+            return scope[key]
+        if self.loop.is_elsewhere:  # other threads may be building it, under a lock
+            return await to_thread.run_sync(scope.__getitem__, key)
+        return await scope.fetch(key)
+
     def bind_loop(self, plan: Plan) -> Loop:
         """Compile the loop over the items of a chunk."""
         self.know(plan)
@@ -114,6 +135,8 @@ class Runtime:
             "pool_scope": self.pool_scope,
             "worker_scope": self.worker_scope,
             "run": self.host.run,
+            "fetch": self._fetch,
+            "failing": self.loop.failing,
         }
         return compile_generated(generated, {**TOOLS, **live, **names})
 

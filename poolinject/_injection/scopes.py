@@ -11,14 +11,32 @@ from fastapi.security import SecurityScopes
 
 from poolinject._injection import generators
 from poolinject._injection.codegen import default_of
+from poolinject._injection.contexts import enter
 from poolinject._injection.plan import Constant, FromContext, FromScopes, FromShared
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterable
+    from typing import TypeAlias
 
     from poolinject._injection.event_loop import Host
     from poolinject._injection.plan import Shared, Source
     from poolinject.markers import Lifetime, WorkerContext
+
+    Reach: TypeAlias = Callable[["SharedScope", int], generators.Steps[Any]]
+
+
+def _look_up(scope: SharedScope, key: int) -> generators.Steps[Any]:
+    return scope[key]
+    yield
+
+
+def _fetch(scope: SharedScope, key: int) -> generators.Steps[Any]:
+    return (yield scope.fetch(key))
+
+
+def build_here(scope: SharedScope, key: int) -> generators.Steps[Any]:
+    """Reach what one owner builds for both scopes."""
+    return (yield from scope.building(key, build_here))
 
 
 def _refuse(coroutine: Coroutine[Any, Any, Any]) -> NoReturn:
@@ -47,9 +65,8 @@ class SharedScope(dict[int, Any]):
     ) -> None:
         super().__init__()
         self.lifetime, self.worker = lifetime, worker
+        self._host, self._longer = host, longer
         self._run = _refuse if host is None else host.run  # without a host: async code drives the steps itself
-        self._is_async = host is None
-        self._longer = longer
         self.on_open: Callable[[], None] | None = None  # called before something is opened that must be closed
         self._nodes: dict[int, Shared] = {}
         self._open: list[tuple[str, Any]] = []
@@ -66,16 +83,26 @@ class SharedScope(dict[int, Any]):
         with self._lock:
             if key in self:  # another thread was first
                 return self[key]
-            return self._context.run(generators.drive, self.building(key), self._run)
+            return self._context.run(generators.drive, self.building(key, _look_up), self._run)
 
-    def building(self, key: int) -> generators.Steps[Any]:
-        """Build a dependency and what it needs, children first; give the one that is there already."""
+    async def fetch(self, key: int) -> Any:
+        """Do as a look-up does, for code on the loop of the host; several may wait for the same dependency."""
+        if key in self:
+            return self[key]
+        assert self._host is not None  # noqa: S101 - tells mypy
+        return await self._host.arun(enter(generators.drive_async(self.building(key, _fetch)), self._context))
+
+    def building(self, key: int, reach: Reach) -> generators.Steps[Any]:
+        """Build a dependency and what it needs, children first; give the one that is there already.
+
+        *reach* gets what is in the scope of longer life.
+        """
         if key in self:
             return self[key]
         node = self._nodes[key]
         by_position, by_name = [], {}
         for argument in node.arguments:
-            value = yield from self._value(argument.source)
+            value = yield from self._value(argument.source, reach)
             if argument.name is None:
                 by_position.append(value)
             else:
@@ -89,11 +116,12 @@ class SharedScope(dict[int, Any]):
         self[key] = value
         return value
 
-    def _value(self, source: Source) -> generators.Steps[Any]:
+    def _value(self, source: Source, reach: Reach) -> generators.Steps[Any]:
         match source:
             case FromShared(key, lifetime):
-                longer = self if lifetime == self.lifetime or self._longer is None else self._longer
-                return (yield from longer.building(key)) if longer is self or self._is_async else longer[key]
+                if lifetime == self.lifetime or self._longer is None:
+                    return (yield from self.building(key, reach))
+                return (yield from reach(self._longer, key))
             case Constant():
                 return default_of(source)
             case FromContext():

@@ -121,7 +121,8 @@ class Consumption:
         self._refuse_to_wait()
         while True:
             if driver.inline and not run.finished:
-                run.read(self._source, driver.notify, most=run.chunking.size if run.wants_items else 0)
+                most = max(run.chunking.size, run.options.concurrency)
+                run.read(self._source, driver.notify, most=most if run.wants_items else 0)
                 driver.step(0)
             block = run.take(driver.rest(run) if driver.inline else WAIT_SECONDS)
             if block is not None or run.exhausted:

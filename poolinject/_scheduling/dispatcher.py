@@ -13,9 +13,20 @@ from poolinject._scheduling.backpressure import ReorderBuffer
 from poolinject._scheduling.retries import Retry, delay_of, may_retry, retries_of
 from poolinject._scheduling.runs import Block, Run
 from poolinject._scheduling.scheduler import Scheduler
-from poolinject._scheduling.state import Action, Emit, Finish, Later, Lose, Recycle, RunState, Send, TakeBack
+from poolinject._scheduling.state import (
+    Action,
+    CancelItems,
+    Emit,
+    Finish,
+    Later,
+    Lose,
+    Recycle,
+    RunState,
+    Send,
+    TakeBack,
+)
 from poolinject._scheduling.timeouts import Overtime, failure_of
-from poolinject._transport.messages import Chunk, Forget, Load, Results
+from poolinject._transport.messages import Cancel, Chunk, Forget, Load, Results
 from poolinject.errors import WorkerLostError
 
 if TYPE_CHECKING:
@@ -70,7 +81,7 @@ class Dispatcher:
         self.runs[run.id] = run
         options = run.options
         state = RunState(run.id, run.chunking, order, options.fail_fast, options.pinned)
-        state.at_most_once = options.at_most_once
+        state.at_most_once, state.concurrency = options.at_most_once, options.concurrency
         self.scheduler.open(state)
 
     def cancel(self, run: Run) -> None:
@@ -173,7 +184,8 @@ class Dispatcher:
         if chunk is None:  # a worker that has ended had recorded what it had sent
             return
         run, first = chunk.run, message.start - chunk.start
-        known = self.scheduler.reported(worker_id, message.chunk)
+        state = self.scheduler.chunk(worker_id, message.chunk)
+        known = state.reported if state.beside == 1 else first + message.size * state.knows(first)
         if first < known:
             message = message.without(min(known - first, message.size))
             if not message.size and not message.done:
@@ -192,12 +204,21 @@ class Dispatcher:
             run.sample(message.sampled)
         if message.done:
             del self._chunks[message.chunk]
-            run.leave(message.start + count, chunk.items[first + count :])
+            state.told.update(range(first, first + count))
+            for row in state.missing(0 if state.beside > 1 else first + count):
+                run.leave(chunk.start + row.start, chunk.items[row.start : row.stop])
         elif type(chunk.items) is list:  # not a part of the caller's own sequence
             chunk.items[first : first + count] = [None] * count
         failed = len(message.failures) > len(retried)
         actions = self.scheduler.results(
-            worker_id, message.chunk, count, message.seconds, failed=failed, done=message.done, retried=retried
+            worker_id,
+            message.chunk,
+            count,
+            message.seconds,
+            failed=failed,
+            done=message.done,
+            retried=retried,
+            place=first,
         )
         run.widen(WIDTH * len(self.items_done) * run.chunking.size)
         self._perform(actions)
@@ -212,8 +233,8 @@ class Dispatcher:
         for number, chunk in list(self._chunks.items()):
             if chunk.worker_id == worker_id:
                 del self._chunks[number]
-                known = self.scheduler.reported(worker_id, number)
-                chunk.run.leave(chunk.start + known, chunk.items[known:])
+                for row in self.scheduler.chunk(worker_id, number).missing():
+                    chunk.run.leave(chunk.start + row.start, chunk.items[row.start : row.stop])
                 delay = self._delay_of_lost(chunk, is_late=is_late)
                 if delay is not None:
                     delays[number] = delay
@@ -296,6 +317,8 @@ class Dispatcher:
                 case TakeBack(worker_id, slot, _, keep):
                     self._backend.take_back(worker_id, slot, keep)
                     self._taken.append((time.monotonic() + RECLAIM_SECONDS, action))
+                case CancelItems(worker_id, run_id):
+                    self._backend.send(worker_id, Cancel(run_id))
                 case Lose():
                     self._lose(self.runs[action.run], action)
                 case Later(run_id, index, delay):
@@ -325,6 +348,7 @@ class Dispatcher:
             tells_failures=not is_last,
             timed=options.timed,
             timeout=options.timeout or 0.0,
+            concurrency=send.concurrency,
             items=items,
         )
         run.chunking.weigh(len(items), self._backend.send(send.worker_id, chunk))

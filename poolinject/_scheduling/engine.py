@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from poolinject._injection.plan import Fetch
 from poolinject._scheduling import consuming, signals
 from poolinject._scheduling.backpressure import Backpressure
-from poolinject._scheduling.chunking import EAGER_SECONDS, MOST, TARGET_SECONDS, Chunking, Pace
+from poolinject._scheduling.chunking import BESIDE_SECONDS, EAGER_SECONDS, MOST, TARGET_SECONDS, Chunking, Pace
 from poolinject._scheduling.driver import Driver
 from poolinject._scheduling.recycling import Limits
 from poolinject._scheduling.reports import CleanupReport
@@ -115,11 +115,14 @@ class Engine:
             options.patience = EAGER_PATIENCE
         else:
             options.unit = chunksize or 0
-        most = MOST if limit is None else limit // (2 * driver.workers)
         target = EAGER_SECONDS if options.eager else TARGET_SECONDS
+        most = MOST if limit is None else limit // (2 * driver.workers)
+        if options.concurrency > 1:  # a chunk is a part of what runs at the same time, so that it always goes on
+            chunksize, most, target = None, max(options.concurrency // 8, 1), BESIDE_SECONDS * options.concurrency
         chunking = Chunking(chunksize, most, self._pace(load), target)
         if limit is None:
-            limit = max(SMALLEST_LIMIT, CHUNKS_IN_FLIGHT * max(chunksize or 1, chunking.size)) * driver.workers
+            together = options.concurrency * max(chunksize or 1, chunking.size)
+            limit = max(SMALLEST_LIMIT, CHUNKS_IN_FLIGHT * together) * driver.workers
         number = next(self._run_numbers)
         return Run(number, load, options, chunking=chunking, pressure=Backpressure(limit), bar=bar)
 

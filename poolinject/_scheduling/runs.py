@@ -92,6 +92,7 @@ class RunOptions:
     at_most_once: bool = False  # what a lost worker may have run is lost
     retries: RetryPolicy | None = None
     timeout: float | None = None  # seconds that each item may take
+    concurrency: int = 1  # items that run beside each other on a worker
     repr_items: bool = True  # in the notes of errors
 
 

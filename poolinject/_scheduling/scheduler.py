@@ -14,6 +14,7 @@ from poolinject._scheduling.retries import Retry
 from poolinject._scheduling.state import (
     WINDOW,
     Action,
+    CancelItems,
     ChunkState,
     Emit,
     Finish,
@@ -74,6 +75,8 @@ class Scheduler:
             for chunk in worker.chunks.values()
             if chunk.run is run
         ]
+        holders = dict.fromkeys(action.worker_id for action in actions if isinstance(action, TakeBack))
+        actions += [CancelItems(worker_id, run_id) for worker_id in holders if run.concurrency > 1]
         return [*actions, *self._finished(run)]
 
     def ready(self, worker_id: int) -> list[Action]:
@@ -87,9 +90,9 @@ class Scheduler:
         self.workers[worker_id].room = -math.inf
         return self._recycle(self.workers[worker_id])
 
-    def reported(self, worker_id: int, chunk_id: int) -> int:
-        """Tell how many outcomes of a chunk have come."""
-        return self.workers[worker_id].chunks[chunk_id].reported
+    def chunk(self, worker_id: int, chunk_id: int) -> ChunkState:
+        """Give what is known of a chunk in flight."""
+        return self.workers[worker_id].chunks[chunk_id]
 
     def results(
         self,
@@ -101,29 +104,34 @@ class Scheduler:
         failed: bool,
         done: bool,
         retried: Sequence[Retry] = (),
+        place: int | None = None,
     ) -> list[Action]:
-        """A block of outcomes came from a worker, the next ones of its chunk.
+        """A block of outcomes came from a worker, by default the next ones of its chunk, else from a *place* on.
 
         Those of *retried*, in order, are to be tried again (none of a run that is cancelled); *failed* tells whether
         another one is a failure.
         """
         worker = self.workers[worker_id]
         chunk = worker.chunks[chunk_id]
-        run, start = chunk.run, chunk.start + chunk.reported
+        run, start = chunk.run, chunk.start + (chunk.reported if place is None else place)
+        end = start + count
         chunk.reported += count
+        if chunk.beside > 1:
+            chunk.told.update(range(start - chunk.start, end - chunk.start))
+            worker.beside -= count
         run.chunking.observe(count, seconds)
         actions: list[Action] = []
         for retry in retried:
             actions += self._emit(run, start, retry.index - start)
             actions.append(self._later(run, retry.index, chunk.attempt, retry.delay))
             start = retry.index + 1
-        actions += self._emit(run, start, chunk.start + chunk.reported - start)
+        actions += self._emit(run, start, end - start)
         if failed and run.fail_fast:
             actions += self.cancel(run.id)
         if done:
             self._close(worker, chunk)
-            if not run.cancelled and chunk.reported < chunk.count:
-                run.again.append((chunk.start + chunk.reported, chunk.count - chunk.reported, chunk.attempt))
+            if not run.cancelled:
+                run.again.extend((chunk.start + row.start, len(row), chunk.attempt) for row in chunk.missing())
             actions += [*self._finished(run), *self._recycle(worker)]
         return actions + self._fill()
 
@@ -146,7 +154,8 @@ class Scheduler:
             if run is None or attempt is None:
                 continue
             start, count, newest = run.again[-1] if run.again else (0, 0, 0)
-            if (start + count, newest) == (index, attempt):  # neighbours share a chunk
+            is_alone = index in run.alone or start in run.alone
+            if (start + count, newest) == (index, attempt) and not is_alone:  # neighbours share a chunk
                 run.again[-1] = (start, count + 1, attempt)
             else:
                 run.again.append((index, 1, attempt))
@@ -163,7 +172,8 @@ class Scheduler:
 
         The item that was running, the last one begun in the last chunk that was come to, is lost; with at most once
         all that have begun are. All others without an outcome go to other workers; so do all where nothing was
-        counted, and are counted from then on. *delays* has the chunks of which a lost item is to be tried again.
+        counted, and are counted from then on. Of items that ran beside each other nobody knows which it was: they run
+        again, one after another. *delays* has the chunks of which a lost item is to be tried again.
         Where there is a *suspect*, by slot and index, no item was running, and that one is lost instead.
         """
         worker = self.workers[worker_id]
@@ -172,8 +182,16 @@ class Scheduler:
         lost = self._lost_items(worker, begun_up_to, suspect)
         for chunk in list(worker.chunks.values()):
             self._close(worker, chunk)
+            if chunk.beside > 1:
+                self._suspect(chunk, begun_up_to.get(chunk.slot) or 0)
             actions += self._lose(worker, chunk, lost.get(chunk.id, range(0)), (delays or {}).get(chunk.id))
         return actions + self._fill()
+
+    @staticmethod
+    def _suspect(chunk: ChunkState, up_to: int) -> None:
+        """Of the items of a chunk that ran beside others, each may have ended the worker: none does so again."""
+        begun = range(chunk.start, min(up_to, chunk.start + chunk.count))
+        chunk.run.alone.update(index for index in begun if not chunk.knows(index - chunk.start))
 
     @staticmethod
     def _lost_items(
@@ -189,16 +207,17 @@ class Scheduler:
             if up_to is None:
                 chunk.run.exact, running = True, None
                 continue
-            begun = min(max(up_to - chunk.start, chunk.reported), chunk.count)
-            if begun:
+            begun = min(max(up_to - chunk.start, 0 if chunk.beside > 1 else chunk.reported), chunk.count)
+            if begun and chunk.beside == 1:
                 running = chunk.id, range(max(begun - 1, chunk.reported), begun)
             if chunk.run.at_most_once and chunk.run.pinned is None:
-                lost[chunk.id] = range(chunk.reported, begun)
+                lost[chunk.id] = range(0 if chunk.beside > 1 else chunk.reported, begun)
         if suspect is not None:
             slot, index = suspect
             for chunk in worker.chunks.values():
                 offset = index - chunk.start
-                if chunk.slot == slot and chunk.reported <= offset < chunk.count and not lost.get(chunk.id):
+                is_missing = 0 <= offset < chunk.count and not chunk.knows(offset)
+                if chunk.slot == slot and is_missing and not lost.get(chunk.id):
                     lost[chunk.id] = range(offset, offset + 1)
         elif running is not None:
             lost.setdefault(*running)
@@ -208,17 +227,23 @@ class Scheduler:
         """Fail the lost items of a chunk, unless they are to be tried again; keep the others for another worker."""
         run, actions, attempt = chunk.run, list[Action](), chunk.attempt
         delay = None if run.cancelled else delay
-        for index in range(chunk.start + lost.start, chunk.start + lost.stop):
+        for index in (chunk.start + place for place in lost if not chunk.knows(place)):
             actions.append(Lose(run.id, index, worker.id, attempt, delay))
             actions += self._emit(run, index, 1) if delay is None else [self._later(run, index, attempt, delay)]
         if lost and delay is None and run.fail_fast:
             actions += self.cancel(run.id)
         if not run.cancelled:
-            ranges = (
-                ((chunk.reported, lost.start), (lost.stop, chunk.count)) if lost else ((chunk.reported, chunk.count),)
-            )
-            run.again.extend((chunk.start + first, end - first, attempt) for first, end in ranges if end > first)
+            for row in chunk.missing():
+                run.again.extend(self._again(run, chunk.start, row, lost, attempt))
         return actions + self._finished(run)
+
+    @staticmethod
+    def _again(run: RunState, start: int, row: range, lost: range, attempt: int) -> Iterable[tuple[int, int, int]]:
+        """Give what goes to another worker of a row of items: all but the lost ones, each alone that has to be."""
+        if not run.alone:
+            parts = ((row.start, lost.start), (lost.stop, row.stop)) if lost else ((row.start, row.stop),)
+            return ((start + first, end - first, attempt) for first, end in parts if end > first)
+        return ((start + place, 1, attempt) for place in row if place not in lost)
 
     @staticmethod
     def _later(run: RunState, index: int, attempt: int, delay: float) -> Later:
@@ -228,6 +253,8 @@ class Scheduler:
     def _close(self, worker: WorkerState, chunk: ChunkState) -> None:
         del worker.chunks[chunk.id]
         worker.room += chunk.count - chunk.reported
+        if chunk.beside > 1:
+            worker.beside -= chunk.count - chunk.reported
         worker.slots.append(chunk.slot)
         worker.load = worker.load - chunk.seconds if worker.chunks else 0.0  # no rest of rounding stays
         worker.weight = worker.weight - chunk.weight if worker.chunks else 0.0
@@ -294,7 +321,10 @@ class Scheduler:
         if all(worker.chunks or not worker.ready for worker in self.workers):
             return []
         waiting = [self._waiting(worker) for worker in self.workers]
-        seconds = [sum(chunk.run.chunking.estimate(chunk.count - keep) for chunk, keep in parts) for parts in waiting]
+        seconds = [
+            sum(chunk.run.chunking.estimate(chunk.count - keep) / chunk.beside for chunk, keep in parts)
+            for parts in waiting
+        ]
         busiest = seconds.index(max(seconds))
         actions: list[Action] = []
         for chunk, keep in waiting[busiest] if seconds[busiest] > worth else ():
@@ -306,8 +336,12 @@ class Scheduler:
     def _waiting(worker: WorkerState) -> list[tuple[ChunkState, int]]:
         """List the chunks of which a worker can do without something, and how many items it keeps of each."""
         live = [chunk for chunk in worker.chunks.values() if chunk.count > chunk.reported]
-        parts = [(chunk, 0) for chunk in live[1:]]
-        if len(live) == 1:
+        parts, started = list[tuple[ChunkState, int]](), 0
+        for chunk in live:
+            if started >= chunk.beside:
+                parts.append((chunk, 0))
+            started += chunk.count - chunk.reported if chunk.beside > 1 else 1
+        if len(live) == 1 and live[0].beside == 1:
             (oldest,) = live
             parts = [(oldest, oldest.reported + (oldest.count - oldest.reported + 1) // 2)]
         return [
@@ -320,11 +354,15 @@ class Scheduler:
         if run.pinned is not None:
             worker = self.workers[run.pinned[run.again[0][0] if run.again else run.next]]
             return worker if worker.ready and worker.slots and worker.room > 0 else None
-        wanting = [worker for worker in self.workers if worker.ready and worker.room > 0 and self._wants(worker)]
+        wanting = [worker for worker in self.workers if worker.ready and worker.room > 0 and self._wants(worker, run)]
         return min(wanting, key=lambda worker: len(worker.chunks), default=None)
 
     @staticmethod
-    def _wants(worker: WorkerState) -> bool:
+    def _wants(worker: WorkerState, run: RunState) -> bool:
+        if not worker.slots:
+            return False
+        if run.concurrency > 1:
+            return worker.beside < _most_beside(run)
         share, ahead = 0.5 if worker.full else 1.0, len(worker.chunks)
         wants = not ahead or (ahead == 1 and worker.load < LONG_SECONDS)
         has_room = worker.load < share * PREFETCH_SECONDS and worker.weight < share * PREFETCH_BYTES
@@ -347,12 +385,20 @@ class Scheduler:
         self._chunks += 1
         seconds = run.chunking.estimate(count)
         weight = run.chunking.pace.size * count
-        slot, seconds = worker.slots.pop(), min(seconds, LONG_SECONDS)
-        chunk = ChunkState(self._chunks, run, slot, start, count, seconds, weight, attempt)
+        beside = 1 if start in run.alone else run.concurrency
+        slot, seconds = worker.slots.pop(), min(seconds / beside, LONG_SECONDS)
+        chunk = ChunkState(self._chunks, run, slot, start, count, seconds, weight, attempt, beside)
         worker.room -= count
+        worker.beside += count if beside > 1 else 0
         worker.load += chunk.seconds
         worker.weight += weight
         worker.chunks[chunk.id] = chunk
         run.in_flight += 1
         exact = run.exact or run.at_most_once
-        return Send(worker.id, run.id, chunk.id, slot, start, count, again, exact, attempt)
+        return Send(worker.id, run.id, chunk.id, slot, start, count, again, exact, attempt, beside)
+
+
+def _most_beside(run: RunState) -> float:
+    """Say how many items of a run a worker has at the most: those that run, and those that will before more come."""
+    ahead = PREFETCH_SECONDS * run.concurrency / max(run.chunking.estimate(1), 1e-9)
+    return run.concurrency + min(ahead, run.concurrency)

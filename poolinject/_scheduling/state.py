@@ -11,7 +11,8 @@ from typing import NamedTuple, TypeAlias
 from poolinject._scheduling.backpressure import ReorderBuffer
 from poolinject._scheduling.chunking import Chunking
 
-WINDOW = 64  # chunks in flight to one worker, at the most
+WINDOW = 64  # chunks in flight to one worker, at the most, whose items run one after another
+SLOTS = 4096  # the same of all chunks
 
 
 class Send(NamedTuple):
@@ -26,6 +27,14 @@ class Send(NamedTuple):
     again: bool
     exact: bool
     attempt: int = 1
+    concurrency: int = 1
+
+
+class CancelItems(NamedTuple):
+    """Cancel the items of a run that run beside each other on a worker."""
+
+    worker_id: int
+    run: int
 
 
 class TakeBack(NamedTuple):
@@ -76,13 +85,15 @@ class Recycle(NamedTuple):
     worker_id: int
 
 
-Action: TypeAlias = Send | TakeBack | Emit | Lose | Later | Finish | Recycle
+Action: TypeAlias = Send | TakeBack | CancelItems | Emit | Lose | Later | Finish | Recycle
 
 
 @dataclass(slots=True)
 class RunState:
     """One run. ``pinned`` maps an index to the worker it must go to (a broadcast).
 
+    ``concurrency`` is how many of its items run beside each other on a worker; those of ``alone`` do not:
+    one of them may have ended a worker.
     ``again`` has what was with a worker before: start, count and number of the attempt. ``waiting`` has the items that
     are not due yet, with the number of their next attempt.
     """
@@ -98,7 +109,9 @@ class RunState:
     cancelled: bool = False
     at_most_once: bool = False  # what a lost worker may have run is lost
     exact: bool = False  # what has begun must be counted: a worker ended, and the item that it was running is not known
+    concurrency: int = 1
     in_flight: int = 0  # chunks
+    alone: set[int] = field(default_factory=set)
     again: deque[tuple[int, int, int]] = field(default_factory=deque)
     waiting: dict[int, int] = field(default_factory=dict)
 
@@ -118,7 +131,8 @@ class RunState:
 class ChunkState:
     """One chunk in flight; ``reported`` counts the outcomes that have come, ``seconds`` is what it may take.
 
-    ``count`` falls where items are taken back, ``taken`` says that this is under way.
+    ``count`` falls where items are taken back, ``taken`` says that this is under way. ``beside``: so many items of the
+    run are done at the same time; outcomes come in any order then, and ``told`` has the places of those that have come.
     """
 
     id: int
@@ -129,8 +143,29 @@ class ChunkState:
     seconds: float
     weight: float
     attempt: int
+    beside: int = 1
     reported: int = 0
     taken: bool = False
+    told: set[int] = field(default_factory=set)
+
+    def knows(self, place: int) -> bool:
+        """Tell whether the outcome of the item at this place has come."""
+        return place in self.told if self.beside > 1 else place < self.reported
+
+    def missing(self, begin: int = 0) -> list[range]:
+        """Give the places of the items whose outcomes have not come, from one on, in rows."""
+        if self.beside == 1:
+            first = max(begin, self.reported)
+            return [range(first, self.count)] if first < self.count else []
+        rows: list[range] = []
+        for place in range(begin, self.count):
+            if place in self.told:
+                continue
+            if rows and rows[-1].stop == place:
+                rows[-1] = range(rows[-1].start, place + 1)
+            else:
+                rows.append(range(place, place + 1))
+        return rows
 
 
 @dataclass(slots=True)
@@ -138,7 +173,8 @@ class WorkerState:
     """One slot for a worker; ``load`` is what its chunks may take in seconds, ``weight`` what they may be in bytes.
 
     A worker that has its fill wants nothing until half of it is done, so that chunks go out several at a time.
-    ``room`` is how many items may still be handed to it before it is recycled.
+    ``room`` is how many items may still be handed to it before it is recycled. ``beside`` counts the items that run
+    beside others, or will.
     """
 
     id: int
@@ -147,5 +183,6 @@ class WorkerState:
     load: float = 0.0
     weight: float = 0.0
     full: bool = False
+    beside: int = 0
     chunks: dict[int, ChunkState] = field(default_factory=dict)
-    slots: list[int] = field(default_factory=lambda: list(range(WINDOW)))
+    slots: list[int] = field(default_factory=lambda: list(range(SLOTS)))

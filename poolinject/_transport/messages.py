@@ -113,6 +113,7 @@ class Chunk(NamedTuple):
     ``stop_on_failure``: after a failure no further item of the run starts in this worker, in no chunk.
     ``tells_failures``: a failure does not wait for other outcomes, since the caller may have it tried again.
     ``timeout``: seconds that each item may take, 0 where there is no limit.
+    ``concurrency``: so many items of the function may run beside each other, each a chunk; 1: one after another.
     """
 
     id: int
@@ -128,7 +129,15 @@ class Chunk(NamedTuple):
     tells_failures: bool
     timed: bool
     timeout: float
+    concurrency: int
     items: Sequence[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Cancel:
+    """Of the items of a run that run beside each other start no further one, and cancel the others."""
+
+    run: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,5 +219,5 @@ class Stopped:
     failures: tuple[tuple[str, BaseException], ...]
 
 
-ToWorker: TypeAlias = Load | Forget | Warm | Limit | Chunk | Stop
+ToWorker: TypeAlias = Load | Forget | Warm | Limit | Chunk | Cancel | Stop
 FromWorker: TypeAlias = Ready | Results | Returned | Worn | Stopped

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from poolinject._transport import codec, frames, remote_errors
 from poolinject._transport.messages import (
+    Cancel,
     Chunk,
     Failed,
     Forget,
@@ -34,10 +35,15 @@ if TYPE_CHECKING:
 
     Suspects = Callable[[Chunk], codec.Mark]
 
-CHUNK, RESULTS, RETURNED, SETUP, LOAD, FORGET, WARM, STOP, READY, STOPPED, LIMIT, WORN = range(12)
-_ONE_FIELD: dict[int, type[Forget | Warm | Limit]] = {FORGET: Forget, WARM: Warm, LIMIT: Limit}
+CHUNK, RESULTS, RETURNED, SETUP, LOAD, FORGET, WARM, STOP, READY, STOPPED, LIMIT, WORN, CANCEL = range(13)
+_ONE_FIELD: dict[int, type[Forget | Warm | Limit | Cancel]] = {
+    FORGET: Forget,
+    WARM: Warm,
+    LIMIT: Limit,
+    CANCEL: Cancel,
+}
 _ONE_FIELD_KINDS = {message: kind for kind, message in _ONE_FIELD.items()}
-_CHUNK = struct.Struct("<QQHQQIId????d")
+_CHUNK = struct.Struct("<QQHQQIId????dI")
 _RETURNED = struct.Struct("<QQ")
 _RESULTS = struct.Struct("<QQQd?QQ")
 _BARE = pickle.PROTO[0]  # how every pickle begins, and no frame
@@ -52,7 +58,7 @@ def encode_to_worker(message: ToWorker | Setup, arena: Arena | None = None) -> l
             return frames.pack(CHUNK, header, codec.encode_batch(message.items, "item", arena))
         case Load(function, name, _, blob):
             return frames.pack(LOAD, pickle.dumps((function, name, blob)))
-        case Forget(content) | Warm(content) | Limit(content):
+        case Forget(content) | Warm(content) | Limit(content) | Cancel(content):
             return frames.pack(_ONE_FIELD_KINDS[type(message)], pickle.dumps(content))
         case Setup(worker_id, generation, pool_name):
             return frames.pack(SETUP, pickle.dumps((worker_id, generation, pool_name)))

@@ -21,7 +21,7 @@ import tempfile
 from poolinject._transport.codec import Mark
 from poolinject._transport.payloads import Arena
 
-SLOTS = 64  # chunks in flight to one worker, at the most
+SLOTS = 4096  # chunks in flight to one worker, at the most
 BEGIN, FILLED = 3 * SLOTS, 3 * SLOTS + 1  # words: where the entries of the journal begin, and end
 DEADLINE = 3 * SLOTS + 2  # the word of the time limit
 HOLDS = 3 * SLOTS + 3  # the word about what is open

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from poolinject._injection.runtime import Runtime
 from poolinject._transport import wire
 from poolinject._transport.frames import FrameReader
-from poolinject._transport.messages import Chunk, Forget, Limit, Load, Ready, Setup, Stop, Stopped, ToWorker, Warm
+from poolinject._transport.messages import Chunk, Ready, Setup, Stop, Stopped, ToWorker
 from poolinject._worker.control import map_arena, map_control, suspects
 from poolinject._worker.journal import Journal
 from poolinject._worker.lifecycle import Terminated
@@ -75,7 +75,8 @@ class Worker:
         elif not self._watch.wants_interrupt(error, frame):
             return
         self._terminate()
-        self._outbox.interrupt(error)
+        if self._runner is None or not self._runner.has_tasks:  # which have been told, on their loop
+            self._outbox.interrupt(error)
 
     def _terminate(self) -> None:
         if self._runner is not None:
@@ -105,14 +106,32 @@ class Worker:
         """Give where to say which item of a chunk is being unpickled; one that hangs there is over its limit, too."""
         words = self._control.words
         mark = suspects(words, chunk.slot, chunk.start)
-        return mark._replace(numbers=with_deadlines(words, chunk.timeout, mark.numbers)) if chunk.timeout else mark
+        if not chunk.timeout or chunk.concurrency > 1:  # those have deadlines of their own
+            return mark
+        return mark._replace(numbers=with_deadlines(words, chunk.timeout, mark.numbers))
 
     def _receive(self) -> bytes:
         """Take what has come; before waiting for more, send what has gathered."""
         with contextlib.suppress(BlockingIOError):
             return self._connection.recv(RECEIVE_SIZE, socket.MSG_DONTWAIT)
         self._outbox.write()
+        if self._runner is not None:
+            self._turn(self._runner)
+            if self._runner.terminated:
+                return b""
         return self._connection.recv(RECEIVE_SIZE)
+
+    def _turn(self, runner: Runner) -> None:
+        """Let the tasks go on until there is a message; do what had to wait for their end."""
+        loop = runner.runtime.loop
+        while runner.has_tasks:
+            loop.wait_until(lambda: not runner.has_tasks, self._connection.fileno())
+            if runner.has_tasks:
+                return
+            self._go_on(runner)
+        self._outbox.write()
+        if loop.has_own_tasks and not runner.terminated:
+            loop.wait_until(lambda: runner.terminated, self._connection.fileno())
 
     def _follow(self, message: ToWorker | Setup) -> None:
         if isinstance(message, Setup):
@@ -126,20 +145,16 @@ class Worker:
         elif self._runner is None:
             message_text = "a worker got work before its set-up"
             raise AssertionError(message_text)
-        elif isinstance(message, Chunk):
-            self._runner.run(message)
-        elif isinstance(message, Load):
-            self._runner.load(message)
-        elif isinstance(message, Forget):
-            self._runner.forget(message)
-        elif isinstance(message, Limit):
-            self._runner.limit(message)
-        elif isinstance(message, Warm):
-            self._runner.warm(message)
+        else:
+            self._runner.follow(message)
+
+    def _go_on(self, runner: Runner) -> None:
+        runner.go_on()
 
     def _close(self, *, answer: bool) -> None:
         if self._runner is None:
             return
+        self._runner.finish()
         failures = self._runner.runtime.close()
         with contextlib.suppress(ConnectionError):  # the caller may be gone
             self._outbox.put(Stopped(tuple((failure.provider, failure.error) for failure in failures)))
@@ -149,4 +164,4 @@ class Worker:
                 os.write(2, b"".join(f"poolinject: cleanup of {f.provider}: {f.error!r}\n".encode() for f in failures))
 
 
-INTERRUPTIBLE = (Worker._follow.__code__, wire.decode_in_worker.__code__)  # noqa: SLF001 - of this module
+INTERRUPTIBLE = (Worker._follow.__code__, Worker._go_on.__code__, wire.decode_in_worker.__code__)  # noqa: SLF001 - of this module

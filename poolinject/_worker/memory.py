@@ -6,7 +6,7 @@ import os
 import resource
 import sys
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from poolinject._transport.messages import Worn
 from poolinject._worker.outcomes import Work
@@ -34,6 +34,13 @@ def resident() -> int:
         os.close(file)
 
 
+class Stoppable(Protocol):
+    """What runs items."""
+
+    def stop(self) -> None:
+        """Start no further item."""
+
+
 class MemoryWatch:
     """Tells the caller when the worker has more than the limit after an item; no item starts from then on."""
 
@@ -46,7 +53,7 @@ class MemoryWatch:
         """Make the work of a chunk, of what ``Work`` is made of."""
         return WatchedWork(self, *parts, **how)
 
-    def look(self, work: WatchedWork) -> None:
+    def look(self, work: Stoppable) -> None:
         """Look after an item, unless the last look was only just now."""
         self._items += 1
         now = time.perf_counter()

@@ -75,6 +75,7 @@ def seconds_to_record(journal: Journal) -> float:
             tells_failures=False,
             timed=False,
             timeout=0.0,
+            concurrency=1,
             items=range(ITEMS),
         )
         words = memoryview(bytearray(24)).cast("Q")

@@ -7,14 +7,16 @@ import itertools
 import signal
 import threading
 import time
+from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from poolinject._injection.event_loop import LocalLoop
 from poolinject._injection.generators import Failed as ItemFailed
+from poolinject._injection.local_loop import LocalLoop
 from poolinject._transport.codec import DamagedBatch, Unsendable
 from poolinject._transport.functions import load_function
-from poolinject._transport.messages import Chunk, Forget, FromWorker, Limit, Load, Ready, Returned, Warm
+from poolinject._transport.messages import Cancel, Chunk, Forget, FromWorker, Limit, Load, Ready, Returned, Warm
+from poolinject._worker.beside import ItemTasks, TaskCalls
 from poolinject._worker.control import COUNTED, UNCOUNTED
 from poolinject._worker.lifecycle import Terminated, is_interrupt
 from poolinject._worker.memory import MemoryWatch
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 
     from poolinject._injection.plan import Plan
     from poolinject._injection.runtime import Loop, Measured, Runtime
+    from poolinject._transport.messages import ToWorker
     from poolinject._transport.payloads import Arena
     from poolinject._worker.control import Control
     from poolinject._worker.journal import Journal
@@ -43,6 +46,7 @@ class Loaded:
     plan: Plan | None = None
     bulk: Loop | None = None
     measured: Measured | None = None
+    tasks: TaskCalls | None = None
     error: Exception | None = None
     has_objects: bool = False  # results that must be pickled one by one
     seconds: float = 0.0  # that an item of the newest chunk took
@@ -66,6 +70,7 @@ class Runner:
         journal: Journal | None = None,
         interruptible: bool = False,
         wake: Callable[[], None] | None = None,
+        at_rest: Callable[[], None] | None = None,
     ) -> None:
         self.runtime, self._words, self._send = runtime, control.words, send
         self._pickles, self._arena = pickles, arena  # the results are on their way to another process
@@ -76,6 +81,8 @@ class Runner:
         self._interruptible = interruptible  # on the caller's own thread
         self._wake = wake  # whoever looks in; once there is something to see, or it might fall asleep meanwhile
         self._functions: dict[int, Loaded] = {}
+        self._tasks = ItemTasks(runtime, control.words, send, pickles=pickles, arena=arena, at_rest=at_rest)
+        self._held: deque[ToWorker] = deque()  # messages that have to wait for the tasks to end
         self._work: Work | None = None
         self._clock: Clock | None = None  # of items with a time limit
         self._memory: MemoryWatch | None = None
@@ -84,9 +91,87 @@ class Runner:
         self._failed_run = -1  # of which no further item is to start
         self.terminated = False
 
+    def follow(self, message: ToWorker) -> None:
+        """Do what a message says; one that needs the thread alone waits until the tasks have ended."""
+        if isinstance(message, Cancel):
+            self._tasks.cancel(message.run)
+        elif self._held or self._has_to_wait(message):
+            self._held.append(message)
+        else:
+            self._do(message)
+
+    def go_on(self) -> None:
+        """Do what has waited for the tasks to end."""
+        while self._held and not self._has_to_wait(self._held[0]):
+            self._do(self._held.popleft())
+
+    def finish(self) -> None:
+        """Do everything that waits, and let the tasks end."""
+        while self._held:
+            self._tasks.drain()
+            self.go_on()
+        self._tasks.drain()
+
+    def turn(self, is_over: Callable[[], bool]) -> None:
+        """Let the tasks go on, on the caller's own thread; what interrupts that cancels them all.
+
+        Raises:
+            BaseException: The interrupt, once every scope is closed.
+        """
+        try:
+            self.runtime.loop.wait_until(lambda: is_over() or self._tasks.interrupt is not None)
+        except BaseException as error:  # noqa: BLE001 - raised below
+            self._tasks.interrupt = error
+        interrupt, self._tasks.interrupt = self._tasks.interrupt, None
+        if interrupt is not None:
+            self._tasks.cancel()
+            self.finish()
+            raise interrupt
+
+    @property
+    def has_tasks(self) -> bool:
+        """Whether items run beside each other now; they go on while somebody waits in the loop."""
+        return self._tasks.is_active
+
+    def _has_to_wait(self, message: ToWorker) -> bool:
+        is_alone = isinstance(message, Warm) or (isinstance(message, Chunk) and not self._runs_beside(message))
+        return is_alone and self._tasks.is_active
+
+    def _runs_beside(self, chunk: Chunk) -> bool:
+        return chunk.concurrency > 1 and self._functions[chunk.function].plan is not None
+
+    def _do(self, message: ToWorker) -> None:
+        match message:
+            case Chunk():
+                if self._runs_beside(message):
+                    self._start(message)
+                else:
+                    self.run(message)
+            case Load():
+                self.load(message)
+            case Forget():
+                self.forget(message)
+            case Warm():
+                self.warm(message)
+            case Limit():
+                self.limit(message)
+
+    def _start(self, chunk: Chunk) -> None:
+        """Start an item beside others."""
+        function = self._functions[chunk.function]
+        if function.tasks is None and function.plan is not None:
+            plan = function.plan
+            measured = self.runtime.bind_measured_task(plan) if plan.steps else None
+            function.tasks = TaskCalls(self.runtime.bind_task(plan), measured)
+        assert function.tasks is not None  # noqa: S101 - ``_runs_beside`` has looked
+        self._tasks.add(chunk, function.tasks)
+        if self._wake is not None:
+            self._wake()
+
     def terminate(self) -> None:
         """Start no further item."""
         self.terminated = True
+        self._tasks.terminate()
         if self._work is not None:
             self._work.stop()
 
@@ -106,6 +191,7 @@ class Runner:
     def forget(self, message: Forget) -> None:
         """Let go of a function; the shared dependencies that it used stay."""
         self._functions.pop(message.function, None)
+        self._tasks.forget(message.function)
 
     def warm(self, message: Warm) -> None:
         """Build shared dependencies ahead of the first item, and say whether that went well."""
@@ -122,7 +208,7 @@ class Runner:
 
     def limit(self, message: Limit) -> None:
         """Watch the memory from now on."""
-        self._memory = MemoryWatch(message.memory, self._send)
+        self._memory = self._tasks.memory = MemoryWatch(message.memory, self._send)
 
     def run(self, chunk: Chunk) -> None:
         """Run the items of a chunk up to its bound and send their outcomes."""
@@ -242,7 +328,7 @@ class Runner:
         """Heed the bound of the chunk in progress and send what is due; give whether there is a chunk."""
         work = self._work
         if work is None:
-            return False
+            return self._tasks.is_active
         if self._clock is not None:
             self._clock.look()
         if self.terminated:

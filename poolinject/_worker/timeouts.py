@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from types import FrameType
 
-    from poolinject._injection.event_loop import LocalLoop
+    from poolinject._injection.local_loop import LocalLoop
     from poolinject._worker.outcomes import Work
 
 # What the Go runtime chose for the same purpose, for the same reasons: Linux and macOS have it (they have no real-time

@@ -7,7 +7,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Literal
 
 from poolinject._injection.runtime import Runtime
-from poolinject._transport.messages import Chunk, Forget, FromWorker, Load, Ready, Stop, Stopped, ToWorker, Warm
+from poolinject._transport.messages import Chunk, FromWorker, Ready, Stop, Stopped, ToWorker
 from poolinject._worker.control import private_control
 from poolinject._worker.runner import Runner
 from poolinject.backends.base import Backend, Capabilities, Gone
@@ -36,6 +36,8 @@ class InlineBackend(Backend):
 
     def _send_back(self, message: FromWorker | Gone) -> None:
         self._outbox.append((0, message))
+        if self._runner.has_tasks:
+            self._runner.runtime.loop.nudge()
 
     def send(self, worker_id: int, message: ToWorker) -> int:  # noqa: ARG002 - there is one
         """Put the message in the queue."""
@@ -45,28 +47,28 @@ class InlineBackend(Backend):
         return 0
 
     def receive(self, timeout: float | None) -> list[tuple[int, FromWorker | Gone]]:  # noqa: ARG002 - never waits
-        """Do one message's work."""
-        if self._inbox and not self._outbox:
+        """Do the work of messages until there is something to tell."""
+        while self._inbox and not self._outbox:
             self._follow(self._inbox.popleft())
+            if not self._runner.has_tasks:
+                break
+        if not self._outbox and self._runner.has_tasks:
+            with inside(self):
+                self._runner.turn(lambda: bool(self._outbox))
+                self._runner.go_on()
         messages = list(self._outbox)
         self._outbox.clear()
         return messages
 
     def _follow(self, message: ToWorker) -> None:
         with inside(self):
-            match message:
-                case Load():
-                    self._runner.load(message)
-                case Forget():
-                    self._runner.forget(message)
-                case Warm():
-                    self._runner.warm(message)
-                case Chunk():
-                    self._runner.run(message)
-                case Stop():
-                    failures = self._runner.runtime.close()
-                    self._send_back(Stopped(tuple((failure.provider, failure.error) for failure in failures)))
-                    self._send_back(Gone(0, {}))
+            if not isinstance(message, Stop):
+                self._runner.follow(message)
+                return
+            self._runner.finish()
+            failures = self._runner.runtime.close()
+            self._send_back(Stopped(tuple((failure.provider, failure.error) for failure in failures)))
+            self._send_back(Gone(0, {}))
 
     def wake(self) -> None:
         """Nothing waits."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 from poolinject._injection.loop_thread import LoopThread
 from poolinject._injection.runtime import Runtime
 from poolinject._injection.scopes import SharedScope
-from poolinject._transport.messages import Chunk, Forget, FromWorker, Load, Ready, Stop, Stopped, ToWorker, Warm
+from poolinject._transport.messages import Chunk, FromWorker, Ready, Stop, Stopped, ToWorker
 from poolinject._worker.control import private_control
 from poolinject._worker.monitor import Monitor
 from poolinject._worker.runner import Runner
@@ -39,7 +39,7 @@ class ThreadBackend(Backend):
         self._pool_scope = SharedScope("pool", self._loop.host(), WorkerContext(0, 0, pool_name))
         self._running, self._lock = workers, threading.Lock()
         self._done: list[threading.Thread] = []
-        self._inboxes: list[queue.SimpleQueue[ToWorker]] = [queue.SimpleQueue() for _ in range(workers)]
+        self._inboxes: list[queue.SimpleQueue[ToWorker | None]] = [queue.SimpleQueue() for _ in range(workers)]
         self._controls = [private_control() for _ in range(workers)]
         self._runners: list[Runner] = []
         self._monitor = Monitor(self._look, pool_name)
@@ -63,28 +63,27 @@ class ThreadBackend(Backend):
 
         with inside(self):
             runtime = Runtime(worker, self._loop, self._pool_scope)
-            runner = Runner(runtime, self._controls[worker_id], send_back, wake=self._monitor.wake)
+            inbox, wake = self._inboxes[worker_id], self._monitor.wake
+            runner = Runner(runtime, self._controls[worker_id], send_back, wake=wake, at_rest=lambda: inbox.put(None))
             self._runners.append(runner)
             send_back(Ready())
-            while self._follow(runner, self._inboxes[worker_id].get()):
+            while self._follow(runner, inbox.get()):
                 pass
             send_back(self._stop(runner))
             self._done.append(threading.current_thread())
             send_back(Gone(0, {}))
 
     @staticmethod
-    def _follow(runner: Runner, message: ToWorker) -> bool:
+    def _follow(runner: Runner, message: ToWorker | None) -> bool:
         """Do what a message says, and let go of it; give whether there will be another one."""
-        match message:
-            case Load():
-                runner.load(message)
-            case Forget():
-                runner.forget(message)
-            case Warm():
-                runner.warm(message)
-            case Chunk():
-                runner.run(message)
-        return not isinstance(message, Stop)
+        if message is None:
+            runner.go_on()
+        elif isinstance(message, Stop):
+            runner.finish()
+            return False
+        else:
+            runner.follow(message)
+        return True
 
     def _look(self) -> bool:
         return sum(runner.look() for runner in self._runners) > 0  # each of them looks

@@ -16,7 +16,8 @@ from typing import Any
 import anyio
 import pytest
 
-from poolinject._injection.event_loop import EventLoop, Host, LocalLoop
+from poolinject._injection.event_loop import EventLoop, Host
+from poolinject._injection.local_loop import LocalLoop
 from poolinject._injection.loop_thread import LoopThread
 
 TIMEOUT = 5.0

@@ -9,8 +9,8 @@ from typing import Annotated, Any
 import pytest
 
 from poolinject import Depends, WorkerContext
-from poolinject._injection.event_loop import LocalLoop
 from poolinject._injection.generators import Failed
+from poolinject._injection.local_loop import LocalLoop
 from poolinject._injection.plan import Plan
 from poolinject._injection.planner import Planner
 from poolinject._injection.registry import Registry

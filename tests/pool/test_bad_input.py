@@ -286,7 +286,7 @@ def test_an_override_that_matches_nothing_is_warned_about_once(backend: Kind) ->
 def test_options_are_keyword_only(process: Kind) -> None:
     """``map(func, items, 8)`` says nothing about what 8 is."""
     with process.pool() as pool, pytest.raises(TypeError, match="positional"):
-        pool.map(echo, [1], 8)  # type: ignore[call-arg]
+        pool.map(echo, [1], 8)  # type: ignore[call-overload]
 
 
 def test_a_closed_pool_is_not_started_by_a_race(parallel: Kind) -> None:

@@ -39,6 +39,7 @@ def test_a_runner_wakes_when_there_is_something_to_see() -> None:
         tells_failures=False,
         timed=False,
         timeout=0.0,
+        concurrency=1,
         items=[-1, -2],
     )
     runner.run(chunk)

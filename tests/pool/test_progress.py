@@ -193,5 +193,5 @@ def test_broadcast_and_submit_have_no_bar(backend: Kind) -> None:
     """They take no options."""
     with backend.pool() as pool:
         with pytest.raises(TypeError, match="progress"):
-            pool.submit(parse, "1", progress=True)  # type: ignore[call-arg]
+            pool.submit(parse, "1", progress=True)  # type: ignore[call-overload]
         assert pool.submit(parse, "1").result(15) == 1

@@ -15,7 +15,7 @@ import pytest
 from tqdm import tqdm
 
 from poolinject import Depends, Failure, InjectedPool, ItemTimeoutError
-from poolinject._injection.event_loop import LocalLoop
+from poolinject._injection.local_loop import LocalLoop
 from poolinject._worker import timeouts
 from poolinject._worker.control import private_control
 from tests.conftest import Kind

@@ -39,7 +39,8 @@ def test_whatever_an_item_hangs_in_is_interrupted(
     """It fails, its scope closes with the error, its worker and the other items go on."""
     items: list[Any] = [(number, hang if number in (0, 3) else None) for number in range(6)]
     with process.pool(1, lifetimes={get_engine: "worker"}) as pool:
-        results: Any = pool.map(runner_of(hang), items, timeout=LIMIT, on_error="return", chunksize=6)
+        alone: Any = {"chunksize": 6, "concurrency": 1}
+        results: Any = pool.map(runner_of(hang), items, timeout=LIMIT, on_error="return", **alone)
         check_timeout(results[0], 0)
         check_timeout(results[3], 3)
         assert [results[number] for number in (1, 2, 4, 5)] == [1, 2, 4, 5]

@@ -11,7 +11,7 @@ from poolinject._scheduling.backpressure import Backpressure, ReorderBuffer
 from poolinject._scheduling.chunking import Chunking
 from poolinject._scheduling.retries import Retry
 from poolinject._scheduling.scheduler import Scheduler
-from poolinject._scheduling.state import WINDOW, Action, Emit, Finish, Later, Lose, Recycle, RunState, Send, TakeBack
+from poolinject._scheduling.state import SLOTS, Action, Emit, Finish, Later, Lose, Recycle, RunState, Send, TakeBack
 
 
 @dataclass
@@ -254,7 +254,7 @@ class Model:
         assert send.worker_id in self.ready, "sent to a worker that is not there"
         assert send.worker_id not in self.worn, "sent to a worker that starts nothing more"
         assert send.slot not in in_use, "two chunks in one slot"
-        assert 0 <= send.slot < WINDOW, "no such slot"
+        assert 0 <= send.slot < SLOTS, "no such slot"
         assert send.size > 0, "sent nothing"
         assert run.unsent >= set(indices), "sent what is not there"
         assert run.pinned is None or [run.pinned[index] for index in indices] == [send.worker_id], "sent elsewhere"
@@ -365,7 +365,7 @@ class Model:
             self.check()
         assert not self.live, "a run that never finishes"
         assert not self.scheduler.runs
-        assert all(len(set(worker.slots)) == WINDOW for worker in self.scheduler.workers)
+        assert all(len(set(worker.slots)) == SLOTS for worker in self.scheduler.workers)
 
     def replace_missing(self) -> None:
         """Start every worker that is not there."""
