@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, TypedDict, get_args
 
+from poolinject._injection.application import Application
 from poolinject._scheduling.progress import Progress, check_progress
 from poolinject._scheduling.recycling import Limits
 from poolinject._scheduling.retries import RetryPolicy, as_policy, without_lost
@@ -100,6 +101,17 @@ def overrides(replacements: Mapping[Any, Any] | None) -> Mapping[Any, Any]:
     for pair in checked.items():
         _providers("overrides", pair)
     return checked
+
+
+def application(name: str | None, capabilities: Capabilities) -> Application | None:
+    """Import the application, if there is one, and check that workers can import it too."""
+    if name is None:
+        return None
+    imported = Application(name)
+    if imported.module == "__main__" and not capabilities.shares_memory:
+        message = f"app={name!r}: worker processes have another __main__. Put the application into a module"
+        raise ValueError(message)
+    return imported
 
 
 def _mapping(name: str, target: str, mapping: Any) -> Mapping[Any, Any]:

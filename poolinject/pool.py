@@ -49,6 +49,10 @@ class InjectedPool:
         start_method: ``"forkserver"``, ``"spawn"`` or ``"fork"``; by default the first that the platform has.
         lifetimes: ``"item"``, ``"worker"`` or ``"pool"`` for providers; wins over ``Depends(lifetime=)``.
         overrides: Replacements for providers, as in ``app.dependency_overrides``; read anew for each run.
+        app: The name of a FastAPI or Starlette application, ``"package.module:app"``, that each worker imports. Its
+            ``dependency_overrides`` count, below ``overrides``. Providers may take ``Request``, and reach the
+            application through ``request.app`` and ``request.state``: the first one makes the worker enter the
+            lifespan, which is left at shutdown, as a dependency of lifetime ``pool``.
         warm: Providers of lifetime ``worker`` or ``pool`` to be built when the workers start, failing fast.
         max_in_flight: How many items may be read whose outcomes the caller has not got; by default a few chunks for
             each worker, more while chunks grow.
@@ -74,6 +78,7 @@ class InjectedPool:
         start_method: str | None = None,
         lifetimes: Mapping[Provider, Lifetime] | None = None,
         overrides: Mapping[Provider, Provider] | None = None,
+        app: str | None = None,
         warm: Iterable[Provider] = (),
         max_in_flight: int | None = None,
         max_items_per_worker: int | None = None,
@@ -86,7 +91,8 @@ class InjectedPool:
         made = make_backend(backend, start_method)
         replacements = _options.overrides(overrides)
         by_reference = made.capabilities.shares_memory
-        functions = Functions(_options.lifetimes(lifetimes), replacements, by_reference=by_reference)
+        application = _options.application(app, made.capabilities)
+        functions = Functions(_options.lifetimes(lifetimes), replacements, application, by_reference=by_reference)
         options = EngineOptions(
             workers=_options.workers(workers),
             warm=_options.warm(warm),

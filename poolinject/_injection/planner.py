@@ -41,6 +41,8 @@ from poolinject.markers import ItemContext, Lifetime, Provider, WorkerContext
 if TYPE_CHECKING:
     from collections.abc import Hashable, Mapping
 
+    from poolinject._injection.application import Application
+
 
 def give(value: Any) -> Any:
     """Return the dependency itself: the function of a plan that only gets one."""
@@ -50,14 +52,20 @@ def give(value: Any) -> Any:
 class Planner:
     """Makes plans that share one registry, so that equal dependencies have equal keys in all of them.
 
-    ``overrides`` is read anew for each plan. Keys of it that no plan has used yet are in ``unmatched``.
+    ``overrides`` is read anew for each plan, with those of the application below. Keys that were given and that no plan
+    has used yet are in ``unmatched``.
     """
 
     def __init__(
-        self, registry: Registry, lifetimes: Mapping[Provider, Lifetime], overrides: Mapping[Provider, Provider]
+        self,
+        registry: Registry,
+        lifetimes: Mapping[Provider, Lifetime],
+        overrides: Mapping[Provider, Provider],
+        application: Application | None = None,
     ) -> None:
         self.registry, self.lifetimes = registry, validation.Lifetimes(lifetimes)
-        self._overrides = overrides
+        self._given, self._application = overrides, application
+        self.overrides = overrides if application is None else application.overrides_below(overrides)
         self._matched: set[Hashable] = set()
 
     def plan(self, function: Provider, call: Call) -> Plan:
@@ -66,15 +74,18 @@ class Planner:
         Raises:
             PlanError: If anything is declared wrongly, with the path to it.
         """
-        return Draft(self.registry, self.lifetimes, dict(self._overrides), self._matched).function(function, call)
+        return self._draft().function(function, call)
 
     def plan_get(self, provider: Provider) -> Plan:
         """Build the plan that makes one dependency, as ``Depends(provider)`` would."""
-        return Draft(self.registry, self.lifetimes, dict(self._overrides), self._matched).dependency(provider)
+        return self._draft().dependency(provider)
 
     def unmatched(self) -> list[Provider]:
         """Give the overridden providers that no plan so far depends on."""
-        return [provider for provider in self._overrides if identity(provider) not in self._matched]
+        return [provider for provider in self._given if identity(provider) not in self._matched]
+
+    def _draft(self) -> Draft:
+        return Draft(self.registry, self.lifetimes, dict(self.overrides), self._matched, self._application)
 
 
 class Draft:
@@ -86,8 +97,10 @@ class Draft:
         lifetimes: validation.Lifetimes,
         overrides: Mapping[Provider, Provider],
         matched: set[Hashable],
+        application: Application | None,
     ) -> None:
         self.registry, self.lifetimes, self.overrides, self.matched = registry, lifetimes, overrides, matched
+        self.application = application
         self.traits = Traits(overrides)
         self.leading: tuple[str, ...] = ()
         self.steps: list[Step | Fetch] = []
@@ -158,8 +171,9 @@ class Draft:
             if parameter.variadic:
                 continue
             below = replace(site, path=(*site.path, parameter.name))
-            if parameter.depends:
-                source, branch = self.depend(validation.only_one(parameter, below.path), parameter.annotation, below)
+            depends = self.depends_of(parameter, below)
+            if depends is not None:
+                source, branch = self.depend(depends, parameter.annotation, below)
                 branches.append(replace(branch, label=f"{parameter.name}: {branch.label}"))
             else:
                 source = self.plain(parameter, below)
@@ -169,6 +183,17 @@ class Draft:
             if is_passed:
                 arguments.append(Argument(None if only_by_position or in_place else parameter.name, source))
         return tuple(arguments), tuple(branches)
+
+    def depends_of(self, parameter: Declared, site: Site) -> params.Depends | None:
+        """Give the ``Depends`` of a parameter: its own, or that of the application's request."""
+        if parameter.depends:
+            return validation.only_one(parameter, site.path)
+        if self.application is None or not validation.takes_request(parameter):
+            return None
+        self.application.refuse_in_lifespan(site.path)
+        if site.holder != "item":  # the lifespan has its own place in the item, and so its own name in errors
+            self.depend(self.application.lifespan, EMPTY, replace(site, holder="item"))
+        return self.application.request
 
     def plain(self, parameter: Declared, site: Site) -> Source:
         """Decide what fills a parameter without ``Depends``."""

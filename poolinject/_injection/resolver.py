@@ -9,6 +9,7 @@ from contextvars import copy_context
 from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 from poolinject._injection import generators
+from poolinject._injection.application import Application
 from poolinject._injection.async_runtime import AsyncRuntime
 from poolinject._injection.item_scope import OpenScope
 from poolinject._injection.planner import Planner
@@ -34,6 +35,8 @@ class Resolver:
     ``acall``). Dependencies of lifetime ``worker`` and ``pool`` are built on first use and closed when it is left.
     In sync code a resolver belongs to one thread. In async code sync providers run on the event loop's thread.
 
+    ``app`` names the application of providers that take ``Request``, as for ``InjectedPool``.
+
     With ``handle_signals``, SIGTERM in the main thread raises ``SystemExit`` inside the ``with`` block, so that every
     open scope closes; the previous handler is put back at the end.
 
@@ -48,12 +51,14 @@ class Resolver:
         *,
         lifetimes: Mapping[Provider, Lifetime] | None = None,
         overrides: Mapping[Provider, Provider] | None = None,
+        app: str | None = None,
         handle_signals: bool = True,
         name: str = "resolver",
     ) -> None:
         self._name, self._handle_signals = name, handle_signals
-        self._overrides = {} if overrides is None else overrides
-        self._planner = Planner(Registry(), lifetimes or {}, self._overrides)
+        application = None if app is None else Application(app)
+        self._planner = Planner(Registry(), lifetimes or {}, {} if overrides is None else overrides, application)
+        self._overrides = self._planner.overrides
         self._worker = WorkerContext(WORKER_ID, 0, name)
         self._plans: dict[Hashable, Plan] = {}
         self._calls: dict[Hashable, Call] = {}

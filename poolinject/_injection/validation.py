@@ -11,6 +11,7 @@ from fastapi.security import SecurityScopes
 from starlette.background import BackgroundTasks
 from starlette.requests import HTTPConnection
 from starlette.responses import Response
+from starlette.websockets import WebSocket
 
 from poolinject._injection.registry import identity, look_up
 from poolinject._injection.signature import EMPTY, Declared, Unresolved, name_of
@@ -125,15 +126,21 @@ def _is_of_a_request(annotation: object) -> bool:
     return inspect.isclass(annotation) and issubclass(annotation, OF_A_REQUEST)
 
 
+def takes_request(parameter: Declared) -> bool:
+    """Tell whether a parameter takes a ``Request``, or the ``HTTPConnection`` that it is."""
+    annotation = parameter.annotation
+    is_connection = inspect.isclass(annotation) and issubclass(annotation, HTTPConnection)
+    return is_connection and not issubclass(annotation, WebSocket)
+
+
 def refuse_request(parameter: Declared, path: tuple[str, ...]) -> None:
     """Refuse a parameter that only a web request could fill."""
     if _is_of_a_request(parameter.annotation):
         kind = parameter.annotation.__name__
-        raise PlanError(
-            path,
-            f"there is no {kind} outside a web request",
-            f"Replace {path[-2]} for the pool: overrides={{{path[-2]}: a provider that takes no {kind}}}",
-        )
+        remedy = f"Replace {path[-2]} for the pool: overrides={{{path[-2]}: a provider that takes no {kind}}}"
+        if takes_request(parameter):
+            remedy += ', or, if it only leads to the application, name that: app="module:app"'
+        raise PlanError(path, f"there is no {kind} outside a web request", remedy)
 
 
 def nothing_fills(parameter: Declared, path: tuple[str, ...], leading: tuple[str, ...]) -> PlanError:

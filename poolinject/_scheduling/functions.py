@@ -16,6 +16,7 @@ from poolinject._transport.messages import Load
 if TYPE_CHECKING:
     from collections.abc import Hashable, Mapping, Sequence
 
+    from poolinject._injection.application import Application
     from poolinject._injection.plan import Call, Plan
     from poolinject.markers import Lifetime, Provider
 
@@ -32,10 +33,16 @@ class Functions:
     """
 
     def __init__(
-        self, lifetimes: Mapping[Provider, Lifetime], overrides: Mapping[Provider, Provider], *, by_reference: bool
+        self,
+        lifetimes: Mapping[Provider, Lifetime],
+        overrides: Mapping[Provider, Provider],
+        application: Application | None = None,
+        *,
+        by_reference: bool,
     ) -> None:
-        self._overrides, self._by_reference = overrides, by_reference
-        self._planner = Planner(Registry(), lifetimes, overrides)
+        self._application, self._by_reference = application, by_reference
+        self._planner = Planner(Registry(), lifetimes, overrides, application)
+        self._overrides = self._planner.overrides
         self._seen: dict[Provider, Provider] = {}
         self._plans: dict[Hashable, tuple[Plan, int]] = {}
         self._numbers: dict[bytes, int] = {}
@@ -82,7 +89,10 @@ class Functions:
         """Name the modules that workers import for these plans; none where they share the caller's."""
         if self._by_reference:
             return []
-        return modules_of(function for plan in plans for function in (plan.function, *plan.providers))
+        modules = modules_of(function for plan in plans for function in (plan.function, *plan.providers))
+        if self._application is not None:
+            modules.append(self._application.module)
+        return list(dict.fromkeys(modules))
 
     def _number_of(self, plan: Plan) -> int:
         """Give the number of a plan that is kept, a new one of any other."""
