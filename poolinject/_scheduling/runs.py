@@ -150,7 +150,8 @@ class Run:
         except BaseException as error:  # noqa: BLE001 - the user's iterator may raise anything
             self.error = self.error or error
             return self._end_input(notify)
-        if count < room and not self.stop_reading:
+        is_all = self._sequence is not None and self.pressure.read >= len(self._sequence)
+        if (count < room or is_all) and not self.stop_reading:
             return self._end_input(notify)
         return True
 

@@ -73,6 +73,14 @@ def test_a_paused_consumer_pauses_the_input(parallel: Kind, limit: int, chunksiz
         results.close()
 
 
+@pytest.mark.parametrize("method", ["map", "imap", "imap_unordered"])
+@pytest.mark.parametrize("count", [31, 32, 33])
+def test_a_list_as_long_as_the_limit_comes_to_its_end(backend: Kind, method: str, count: int) -> None:
+    """That it has been read to its end is known, though there is no room to look for more."""
+    with backend.pool(2, max_in_flight=32) as pool:
+        assert sorted(getattr(pool, method)(echo, list(range(count)))) == list(range(count))
+
+
 @pytest.mark.parametrize("limit", [1, 7])
 def test_inline_reads_no_further_than_the_limit(limit: int) -> None:
     """Nor does it work ahead: there is nobody to do it."""
