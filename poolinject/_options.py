@@ -146,16 +146,21 @@ def mode(name: str) -> None:
         raise ValueError(message)
 
 
-class Options(TypedDict, total=False):
+class OutcomeOptions(TypedDict, total=False):
     """What every run method can be asked for, by name."""
 
     chunksize: int | None
     progress: Progress
-    on_error: OnError
     retries: RetryPolicy | int | None
     timeout: float | None
     delivery: Delivery
     concurrency: int | None
+
+
+class Options(OutcomeOptions, total=False):
+    """What those can be asked for that do not give outcomes."""
+
+    on_error: OnError
 
 
 @dataclass(frozen=True, slots=True)

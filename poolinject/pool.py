@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import warnings
 from concurrent.futures import Future
-from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeAlias, TypeVar, Unpack, overload
+from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeVar, Unpack, overload
 
 from poolinject import _options
+from poolinject._async_pool import Async, AsyncMethods
 from poolinject._injection.codegen import generate
 from poolinject._injection.plan import PlanView, draw
 from poolinject._options import Asked, Delivery, OnError, Options
@@ -19,29 +20,28 @@ from poolinject._scheduling.reports import CleanupReport, RunReport
 from poolinject._scheduling.retries import RetryPolicy
 from poolinject._scheduling.runs import RunOptions
 from poolinject._transport.messages import Outcome
+from poolinject._wiring import note_cleanup_errors
 from poolinject.backends import make_backend
 from poolinject.backends.base import WorkerInfo
-from poolinject.backends.membership import is_inside
-from poolinject.errors import PoolClosedError, PoolInjectError, TransportError
+from poolinject.errors import TransportError
 from poolinject.markers import Lifetime, Provider
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from types import TracebackType
 
-    from poolinject._injection.plan import Call, Plan
     from poolinject._scheduling.shutdown import Mode
     from poolinject.backends.base import Backend
 
 Value = TypeVar("Value")
-Async: TypeAlias = "Callable[..., Coroutine[Any, Any, Value]]"
 
 
-class InjectedPool:
+class InjectedPool(AsyncMethods):
     """Runs functions with FastAPI's ``Depends`` parameters over many items in worker processes or threads.
 
     Workers start with the first run and live until ``shutdown``, or until the ``with`` block is left: normally, which
-    drains, or by an exception, which cancels. Two threads may use a pool at once.
+    drains, or by an exception, which cancels. Two threads may use a pool at once. ``async with`` and the methods whose
+    names begin with ``a`` are for async code.
 
     Args:
         workers: How many; by default one for each usable core.
@@ -122,7 +122,7 @@ class InjectedPool:
     def __enter__(self) -> Self:
         self._check_usable()
         if self._engine.options.warm:
-            self._engine.wait_started(self._engine.start(self))
+            self._warm_up()
         return self
 
     def __exit__(
@@ -131,9 +131,7 @@ class InjectedPool:
         if error is None:
             self.shutdown("drain").raise_errors()
             return
-        report = self.shutdown("cancel")
-        for cleanup_error in report.errors:
-            error.add_note(f"besides, a cleanup at shutdown raised {cleanup_error!r}")
+        note_cleanup_errors(self.shutdown("cancel"), error)
 
     def __del__(self) -> None:
         engine = getattr(self, "_engine", None)  # none where an option was refused
@@ -314,14 +312,7 @@ class InjectedPool:
 
     def broadcast(self, func: Callable[..., Any]) -> dict[int, Outcome]:
         """Call ``func``, all of whose parameters are injected, once on every worker; give the outcomes by worker id."""
-        plan = self._plan(func, "broadcast")
-        load = self._engine.functions.load(plan)
-        driver = self._engine.start(self, plan)
-        options = RunOptions(fail_fast=False, eager=True, timed=True, pinned=range(driver.workers))
-        run = self._engine.make_run(driver, load, options, 1, Bar(None, None))
-        items = [None] * driver.workers
-        consumption = self._engine.consume(self, driver, run, iter(items), items)
-        outcomes: list[Outcome] = consumption.collect(consuming.to_outcomes)
+        outcomes: list[Outcome] = self._begin_broadcast(func).collect(consuming.to_outcomes)
         return {outcome.index: outcome for outcome in outcomes}
 
     def explain(self, func: Callable[..., Any]) -> PlanView:
@@ -342,10 +333,7 @@ class InjectedPool:
         Raises:
             ValueError: If the mode is not known.
         """
-        _options.mode(mode)
-        if timeout is not None:
-            _options.seconds("timeout", timeout)
-        self._refuse_inside()
+        self._check_shutdown(mode, timeout)
         return self._engine.shut_down(mode, timeout)
 
     @property
@@ -367,43 +355,3 @@ class InjectedPool:
         """The workers as they are now; none before the first run."""
         driver = self._engine.driver
         return () if driver is None else driver.describe_workers()
-
-    # wiring
-
-    def _begin(
-        self,
-        func: Callable[..., Any],
-        call: Call,
-        items: Iterable[Any],
-        options: RunOptions,
-        asked: Asked,
-    ) -> tuple[consuming.Consumption, consuming.Convert | None]:
-        asked.apply_to(options, self._backend_name, self._engine.backend.capabilities)
-        source = _options.iterator(items)
-        plan = self._plan(func, call)
-        options.concurrency = _options.concurrency(asked.concurrency, plan.name, is_async=plan.kind == "coroutine")
-        load = self._engine.functions.load(plan)
-        driver = self._engine.start(self, plan)
-        run = self._engine.make_run(driver, load, options, asked.chunksize, Bar(asked.progress, items))
-        consumption = self._engine.consume(self, driver, run, source, items)
-        return consumption, None if asked.on_error == "raise" else consuming.replacing(asked.on_error)
-
-    def _plan(self, func: Callable[..., Any], call: Call) -> Plan:
-        self._check_usable()
-        if not callable(func):
-            message = f"func must be callable, not {func!r}"
-            raise TypeError(message)
-        return self._engine.functions.plan(func, call)
-
-    def _check_usable(self) -> None:
-        if self._engine.closed:
-            raise PoolClosedError(self._name)
-        if self._pid != os.getpid():
-            message = f"pool {self._name!r} belongs to another process: make a new one after a fork"
-            raise PoolInjectError(message)
-        self._refuse_inside()
-
-    def _refuse_inside(self) -> None:
-        if is_inside(self._engine.backend):
-            message = f"pool {self._name!r} is used inside one of its own workers, which would wait for itself"
-            raise PoolInjectError(message)

@@ -19,7 +19,20 @@ ROOMS = {  # what each room may import beside itself
     "backends": {"_worker", "_transport", "_injection", "markers", "errors"},
     "_scheduling": {"backends", "_worker", "_transport", "_injection", "markers", "errors"},
     "_options": {"_scheduling", "backends", "_worker", "_transport", "_injection", "markers", "errors"},
-    "pool": {"_options", "_scheduling", "backends", "_worker", "_transport", "_injection", "markers", "errors"},
+    "_wiring": {"_options", "_scheduling", "backends", "_injection", "markers", "errors"},
+    "_async_pool": {"_wiring", "_options", "_scheduling", "_transport", "_injection", "markers", "errors"},
+    "pool": {
+        "_async_pool",
+        "_wiring",
+        "_options",
+        "_scheduling",
+        "backends",
+        "_worker",
+        "_transport",
+        "_injection",
+        "markers",
+        "errors",
+    },
     "__init__": {"pool", "_scheduling", "backends", "_transport", "_injection", "markers", "errors"},
 }
 NEVER = {  # libraries that have no place in a room

@@ -84,8 +84,8 @@ def test_public_name_is_explained(name: str) -> None:
     assert "__doc__" in vars(value)
     assert value.__doc__
     assert not value.__doc__.startswith(f"{name}(")  # what dataclasses make
-    for method_name, method in vars(value).items():
-        if inspect.isfunction(method) and not method_name.startswith("_"):
+    for method_name, method in inspect.getmembers(value, inspect.isfunction):
+        if not method_name.startswith("_"):
             assert inspect.getdoc(method), f"{name}.{method_name}"
 
 
@@ -93,8 +93,8 @@ def test_public_name_is_explained(name: str) -> None:
 def test_options_are_keywords(name: str) -> None:
     """An option that is added later changes no call: all but the first one are given by name."""
     value = getattr(poolinject, name)
-    for method_name, method in vars(value).items():
-        if not inspect.isfunction(method) or method_name.startswith("_"):
+    for method_name, method in inspect.getmembers(value, inspect.isfunction):
+        if method_name.startswith("_"):
             continue
         for parameter in list(inspect.signature(method).parameters.values())[3:]:
             assert parameter.kind is not parameter.POSITIONAL_OR_KEYWORD, f"{name}.{method_name}({parameter.name})"

@@ -33,8 +33,8 @@ class Consumption:
         self, driver: Driver, run: Run, source: Iterator[Any], *, items: Any, owner: object, settle_seconds: float
     ) -> None:
         self._owner = owner  # a pool that nothing else refers to must live as long as the iterator
-        self._driver, self._run, self._source = driver, run, source
-        self._settle_seconds = settle_seconds
+        self.driver, self.run, self._source = driver, run, source
+        self.settle_seconds = settle_seconds
         self._length = length_of(items) if type(items) in SEQUENCES else None
         if self._length is not None:
             run.use(items)
@@ -45,7 +45,7 @@ class Consumption:
         Raises:
             BaseException: What ended the run, once nothing of it runs any more.
         """
-        driver, run = self._driver, self._run
+        driver, run = self.driver, self.run
         self._refuse_to_wait()
         values: list[Any] = []
         try:
@@ -59,18 +59,19 @@ class Consumption:
         except BaseException:
             self._settle()
             raise
-        self._raise_end()
+        self.raise_end()
         return values
 
     def iterate(self, convert: Convert | None) -> Iterator[Any]:
         """Begin the run and give an iterator over it; the input is read in the background."""
-        self._begin()
+        self.begin()
         iterator = self._iterate(convert)
         next(iterator)  # up to its first yield, so that closing or dropping it runs the code that cancels
         return iterator
 
-    def _begin(self) -> None:
-        driver, run = self._driver, self._run
+    def begin(self) -> None:
+        """Begin the run; what cannot be read at once is read on a thread."""
+        driver, run = self.driver, self.run
         driver.open(run)
         if driver.inline:
             return
@@ -85,7 +86,7 @@ class Consumption:
         feeder.start()
 
     def _iterate(self, convert: Convert | None) -> Iterator[Any]:
-        run = self._run
+        run = self.run
         try:
             yield None
             while (block := self._next_block()) is not None:
@@ -107,17 +108,17 @@ class Consumption:
                         del value
                 run.release(0, at_once=True)
                 del values
-            self._raise_end()
+            self.raise_end()
         except GeneratorExit:
             raise
         except BaseException:
             self._settle()
             raise
         finally:
-            _abandon(self._driver, run)
+            abandon(self.driver, run)
 
     def _next_block(self) -> Block | None:
-        driver, run = self._driver, self._run
+        driver, run = self.driver, self.run
         self._refuse_to_wait()
         while True:
             if driver.inline and not run.finished:
@@ -131,24 +132,29 @@ class Consumption:
                 raise driver.failure or PoolClosedError(driver.name)
 
     def _refuse_to_wait(self) -> None:
-        if self._driver.is_current_thread:
+        if self.driver.is_current_thread:
             message = "a done-callback must not wait for its own pool: submit the call, or do it on another thread"
             raise RuntimeError(message)
 
-    def _raise_end(self) -> None:
-        run = self._run
+    def raise_end(self) -> None:
+        """Raise what ended the run, if it did not come to its end.
+
+        Raises:
+            BaseException: The failure of an item, what the input raised, or that the pool was shut down.
+        """
+        run = self.run
         if run.failure is not None and run.options.fail_fast:
             raise_failure(run.failure, run.options)
         if run.error is not None:
             raise run.error
         if run.input_was_cut:
-            raise PoolClosedError(self._driver.name)
+            raise PoolClosedError(self.driver.name)
 
     def _settle(self) -> None:
         """Let nothing more start and give open scopes the time to close; a second interrupt cuts it short."""
-        driver, run = self._driver, self._run
+        driver, run = self.driver, self.run
         driver.cancel(run)
-        deadline = time.monotonic() + self._settle_seconds
+        deadline = time.monotonic() + self.settle_seconds
         while not run.finished and driver.alive and not driver.is_current_thread and time.monotonic() < deadline:
             if driver.inline:
                 driver.step(0)
@@ -161,7 +167,8 @@ def _feed(driver: Driver, run: Run, source: Iterator[Any]) -> None:
         pass
 
 
-def _abandon(driver: Driver, run: Run) -> None:
+def abandon(driver: Driver, run: Run) -> None:
+    """Start no further item, without waiting for those that run."""
     if not run.finished and driver.alive:
         driver.cancel(run)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import threading
 import weakref
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from poolinject._injection.plan import Fetch
@@ -16,8 +16,9 @@ from poolinject._scheduling.driver import Driver
 from poolinject._scheduling.recycling import Limits
 from poolinject._scheduling.reports import CleanupReport
 from poolinject._scheduling.runs import Run, RunOptions
+from poolinject.backends import make_backend
 from poolinject.backends.membership import is_inside
-from poolinject.errors import LifetimeError, PoolClosedError
+from poolinject.errors import LifetimeError, PoolClosedError, PoolInjectError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -88,6 +89,33 @@ class Engine:
                 if options.handle_signals:
                     signals.watch(self.driver, options.cleanup_timeout)
             return self.driver
+
+    def leave_caller(self) -> None:
+        """Have items run on a thread of the pool's where they would run on the caller's, which has an event loop.
+
+        Raises:
+            PoolInjectError: If the caller's thread runs them already.
+        """
+        with self._lock:
+            if not self.backend.capabilities.runs_in_caller:
+                return
+            if self.driver is not None:
+                message = (
+                    f"pool {self.options.name!r} runs its items on the thread of the sync code that has begun with it: "
+                    "in async code use it from the beginning, or use another backend"
+                )
+                raise PoolInjectError(message)
+            self.backend, self.options = make_backend("thread", None), replace(self.options, workers=1)
+
+    def watch_signals(self) -> None:
+        """Do what could not be done on the thread that started the workers; what heeds SIGTERM already goes on to."""
+        if self.options.handle_signals and self.driver is not None and not self.closed:
+            signals.watch(self.driver, self.options.cleanup_timeout, only_unheeded=True)
+
+    def unwatch_signals(self) -> None:
+        """Undo that."""
+        if self.driver is not None:
+            signals.unwatch(self.driver)
 
     def _plan_warm(self, provider: Provider) -> Plan:
         plan = self.functions.plan(provider, "get")

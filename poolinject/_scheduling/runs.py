@@ -100,7 +100,8 @@ class Run:
     """One call of a run method.
 
     The feeder calls ``read`` on one thread, the driver ``take_items``, ``emit`` and ``finish`` on another, the
-    consumer ``take`` and ``release`` on a third.
+    consumer ``take`` and ``release`` on a third. Tasks of an event loop, which must not wait there, ``look_for_room``
+    and ``look_for_block`` instead; ``on_change`` is called, on any thread, when they are to look again.
     """
 
     def __init__(
@@ -120,6 +121,7 @@ class Run:
         self._left: dict[int, Any] = {}  # items that came back from workers, by index
         self.on_block: Callable[[Block], None] | None = None
         self.on_finish: Callable[[], None] | None = None
+        self.on_change: Callable[[], None] | None = None
         self._sequence: Sequence[Any] | None = None  # the whole input, where that is there already
         self._buffer: list[Any] = []  # else: what has been read and is in no chunk
         self._sent = 0  # items that are in a chunk, or were
@@ -140,8 +142,7 @@ class Run:
         """Read what there is room for; give whether there may be more. *most* bounds one call, which never waits."""
         room = self._wait_for_room() if most is None else min(most, self.pressure.room)
         if self.stop_reading:
-            self.input_was_cut = True
-            return self._end_input(notify)
+            return self.cut_input(notify)
         try:
             if self._sequence is None:
                 count = self._read_one_by_one(source, room, notify)
@@ -149,10 +150,10 @@ class Run:
                 count = self._count_in(room, notify)
         except BaseException as error:  # noqa: BLE001 - the user's iterator may raise anything
             self.error = self.error or error
-            return self._end_input(notify)
+            return self.end_input(notify)
         is_all = self._sequence is not None and self.pressure.read >= len(self._sequence)
         if (count < room or is_all) and not self.stop_reading:
-            return self._end_input(notify)
+            return self.end_input(notify)
         return True
 
     def _read_one_by_one(self, source: Iterator[Any], room: int, notify: Callable[[], None]) -> int:
@@ -178,10 +179,16 @@ class Run:
             notify()
         return count
 
-    def _end_input(self, notify: Callable[[], None]) -> bool:
+    def end_input(self, notify: Callable[[], None]) -> bool:
+        """Say that no item will come any more."""
         self.input_ended = True
         notify()
         return False
+
+    def cut_input(self, notify: Callable[[], None]) -> bool:
+        """Say that the rest of the input will not be read."""
+        self.input_was_cut = True
+        return self.end_input(notify)
 
     def _wait_for_room(self) -> int:
         with self._changed:
@@ -191,11 +198,19 @@ class Run:
             self._waits_for_room = False
             return self.pressure.room
 
+    def look_for_room(self) -> bool:
+        """Tell whether to go on: there is room for an item, or none is to be read any more."""
+        self._waits_for_room = True  # first the wish, then a look: who makes room does it the other way round
+        if self.pressure.room <= 0 and not self.stop_reading:
+            return False
+        self._waits_for_room = False
+        return True
+
     def stop_input(self) -> None:
         """Read no further item."""
         with self._changed:
             self.stop_reading = self._attention = True
-            self._changed.notify_all()
+            self._wake()
 
     @property
     def wants_items(self) -> bool:
@@ -254,15 +269,21 @@ class Run:
         pressure = self.pressure
         has_room = self.options.eager and self._waits_for_room and pressure.room >= pressure.limit // 4
         if self._waits_for_block or has_room:
-            with self._changed:
-                self._changed.notify_all()
+            self._wake()
+
+    def _wake(self) -> None:
+        with self._changed:
+            self._changed.notify_all()
+        on_change = self.on_change  # which the end of the run takes away
+        if on_change is not None:
+            on_change()
 
     def widen(self, limit: int) -> None:
         """Raise the in-flight limit where it is automatic."""
         if self.options.widens and limit > self.pressure.limit:
             with self._changed:
                 self.pressure.limit = limit
-                self._changed.notify_all()
+                self._wake()
 
     def finish(self, note: Callable[[RunReport], None]) -> None:
         """No outcome will come any more; the report is noted before anybody is told."""
@@ -284,10 +305,10 @@ class Run:
             self._sequence = ()
             self._buffer.clear()
             self._left.clear()
-            self._changed.notify_all()
+            self._wake()
         if self.on_finish is not None:
             self.on_finish()
-        self.on_block = self.on_finish = None  # they know the future, which knows the run
+        self.on_block = self.on_finish = self.on_change = None  # they know the future, or the task, which knows the run
 
     # the consumer's side
 
@@ -302,6 +323,14 @@ class Run:
             self._waits_for_block = False
         return self._outbox.popleft() if self._outbox else None
 
+    def look_for_block(self) -> Block | None:
+        """Give the next block if it is there."""
+        self._waits_for_block = True  # as in ``take``
+        if not self._outbox:
+            return None
+        self._waits_for_block = False
+        return self._outbox.popleft()
+
     @property
     def exhausted(self) -> bool:
         """Whether the consumer has taken everything."""
@@ -312,8 +341,7 @@ class Run:
         pressure = self.pressure
         pressure.released += count
         if self._waits_for_room and (at_once or pressure.room >= pressure.limit // 4):
-            with self._changed:
-                self._changed.notify_all()
+            self._wake()
 
     def __repr__(self) -> str:
         state = "finished" if self.finished else "running"

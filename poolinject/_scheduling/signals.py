@@ -21,14 +21,21 @@ _watched: list[tuple[Driver, float]] = []
 _previous: Any = None
 
 
-def watch(driver: Driver, cleanup_timeout: float) -> bool:
-    """Let SIGTERM shut a pool down; only the main thread can ask for that. Gives whether it is so."""
+def watch(driver: Driver, cleanup_timeout: float, *, only_unheeded: bool = False) -> bool:
+    """Let SIGTERM shut a pool down; only the main thread can ask for that. Gives whether it is so.
+
+    With *only_unheeded* a handler that is there stays: a server's own, say, which ends what uses the pool first.
+    """
     global _previous  # noqa: PLW0603 - a process has one handler
     if threading.current_thread() is not threading.main_thread():
         return False
-    if not _watched:
+    handler = signal.getsignal(signal.SIGTERM)
+    if only_unheeded and handler not in (signal.SIG_DFL, _on_sigterm):
+        return False
+    if not _watched and handler is not _on_sigterm:  # which stays where the last pool was closed on another thread
         _previous = signal.signal(signal.SIGTERM, _on_sigterm)
-    _watched.append((driver, cleanup_timeout))
+    if all(watched is not driver for watched, _ in _watched):
+        _watched.append((driver, cleanup_timeout))
     return True
 
 
