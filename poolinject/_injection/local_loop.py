@@ -266,8 +266,9 @@ class LocalHost:
     async def _do_what_is_asked(self) -> None:
         while self._asked:
             coroutine, done = self._asked.popleft()
-            cancelled, self._cancelled = self._cancelled, None
+            cancelled = self._take_cancelled()
             if cancelled is not None and self._task is not None:
+                self._task.uncancel()
                 self._task.cancel(*cancelled.args)
             outcome = await _outcome_of(coroutine)
             if not done.done():
@@ -277,8 +278,8 @@ class LocalHost:
         """Let the loop turn until the wait is over; give whether it went well, and its value or error."""
         if self._wanted.cancelled():
             self._loop.turn(_yield_once())
-        if self._cancelled is not None:
-            cancelled, self._cancelled = self._cancelled, None
+        cancelled = self._take_cancelled()
+        if cancelled is not None:
             return False, cancelled
         self._done = done = loop.create_future()
         self._wanted.set_result((waits_for, done))
@@ -294,6 +295,11 @@ class LocalHost:
         finally:
             self._loop.waiting = None
         return outcome if self._interrupt is None else (False, self._take_interrupt(task))
+
+    def _take_cancelled(self) -> asyncio.CancelledError | None:
+        """Give a cancellation from between two waits, unless who asked for it has been left since and took it back."""
+        cancelled, self._cancelled = self._cancelled, None
+        return cancelled if self._task is not None and self._task.cancelling() else None
 
     def interrupt(self, error: BaseException) -> None:
         """End the wait that the loop turns for with an error, soon.
