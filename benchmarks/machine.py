@@ -9,7 +9,18 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-PACKAGES = ("poolinject", "fastapi", "fastapi-injectable", "joblib", "loky", "mpire", "pebble", "numpy", "cloudpickle")
+PACKAGES = (
+    "poolinject",
+    "fastapi",
+    "fastapi-injectable",
+    "aiomultiprocess",
+    "joblib",
+    "loky",
+    "mpire",
+    "pebble",
+    "numpy",
+    "cloudpickle",
+)
 CPU_FILE = Path("/proc/cpuinfo")
 
 

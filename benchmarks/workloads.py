@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 import time
 from collections.abc import Sequence
@@ -64,6 +65,26 @@ def sleep_for(seconds: float) -> float:
     """Sleep."""
     time.sleep(seconds)
     return seconds
+
+
+async def sleep_beside(seconds: float) -> float:
+    """Sleep on the event loop."""
+    await asyncio.sleep(seconds)
+    return seconds
+
+
+async def spin_beside(turns: int) -> int:
+    """Compute on the event loop, which turns before."""
+    await asyncio.sleep(0)
+    return spin(turns)
+
+
+def spin(turns: int) -> int:
+    """Go through a loop so many times."""
+    done = 0
+    for _ in range(turns):
+        done += 1
+    return done
 
 
 def skewed(count: int, seconds: float, long_count: int, long_seconds: float, seed: int) -> list[float]:

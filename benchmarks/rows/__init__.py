@@ -1,7 +1,7 @@
 """Every row of the table, by subject, in the order of the table."""
 
 from benchmarks.row import Row
-from benchmarks.rows import injection, scheduling, startup, transport
+from benchmarks.rows import concurrency, injection, scheduling, startup, transport
 
 ROWS: tuple[Row, ...] = (
     injection.SEED_ASYNC,
@@ -18,6 +18,8 @@ ROWS: tuple[Row, ...] = (
     scheduling.SKEWED_RANDOM,
     scheduling.STREAM,
     scheduling.PAUSED,
+    concurrency.ASYNC_SLEEP,
+    concurrency.ASYNC_CPU,
     startup.FIRST_RESULT,
     startup.SECOND_POOL,
     startup.IMPORT,

@@ -28,6 +28,9 @@ class Host(Protocol):
     async def arun(self, coroutine: Step) -> Any:
         """Do the same for code on the loop; whoever waits may be cancelled, the coroutine goes on."""
 
+    def settle(self, *, cancel: bool) -> None:
+        """Wait, in sync code, for what still goes on in the task for code on the loop; cancel it first, or not."""
+
 
 class EventLoop(Protocol):
     """Makes hosts, and tasks for items that run beside each other.

@@ -170,6 +170,7 @@ class LocalHost:
         self._interrupt: BaseException | None = None  # what that wait is to end with
         self._heard = False
         self._asked: deque[tuple[Step, asyncio.Future[tuple[bool, Any]]]] = deque()  # by code on the loop
+        self._bystander: LocalHost | None = None  # waits for this one
 
     def forget(self) -> None:
         """Drop the task of a loop that has been closed."""
@@ -193,6 +194,20 @@ class LocalHost:
         if ok:
             return value
         raise value
+
+    def settle(self, *, cancel: bool) -> None:
+        """Wait for what goes on in the task although nobody may wait for it any more; cancel it first, or not."""
+        task = self._task
+        if task is None or not self._wanted.done():
+            return
+        self._bystander = self._bystander or self._loop.host()
+        if cancel:
+            task.cancel()
+        try:
+            self._bystander.run(self.arun(_do_nothing()))
+        finally:
+            if cancel:
+                task.uncancel()
 
     def run(self, coroutine: Step) -> Any:
         """Run a coroutine to its end; no running loop is to be seen before and after."""
@@ -266,8 +281,12 @@ class LocalHost:
     async def _do_what_is_asked(self) -> None:
         while self._asked:
             coroutine, done = self._asked.popleft()
-            cancelled, self._cancelled = self._cancelled, None
+            if done.cancelled():  # before its turn came
+                coroutine.close()
+                continue
+            cancelled = self._take_cancelled()
             if cancelled is not None and self._task is not None:
+                self._task.uncancel()
                 self._task.cancel(*cancelled.args)
             outcome = await _outcome_of(coroutine)
             if not done.done():
@@ -277,8 +296,8 @@ class LocalHost:
         """Let the loop turn until the wait is over; give whether it went well, and its value or error."""
         if self._wanted.cancelled():
             self._loop.turn(_yield_once())
-        if self._cancelled is not None:
-            cancelled, self._cancelled = self._cancelled, None
+        cancelled = self._take_cancelled()
+        if cancelled is not None:
             return False, cancelled
         self._done = done = loop.create_future()
         self._wanted.set_result((waits_for, done))
@@ -294,6 +313,11 @@ class LocalHost:
         finally:
             self._loop.waiting = None
         return outcome if self._interrupt is None else (False, self._take_interrupt(task))
+
+    def _take_cancelled(self) -> asyncio.CancelledError | None:
+        """Give a cancellation from between two waits, unless who asked for it has been left since and took it back."""
+        cancelled, self._cancelled = self._cancelled, None
+        return cancelled if self._task is not None and self._task.cancelling() else None
 
     def interrupt(self, error: BaseException) -> None:
         """End the wait that the loop turns for with an error, soon.
@@ -349,6 +373,10 @@ async def _outcome_of(coroutine: Awaitable[Any]) -> tuple[bool, Any]:
         return True, await coroutine
     except BaseException as error:  # noqa: BLE001 - it belongs to the coroutine that waits
         return False, error
+
+
+async def _do_nothing() -> None:
+    pass
 
 
 async def _yield_once() -> None:

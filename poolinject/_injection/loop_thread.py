@@ -127,6 +127,9 @@ class ThreadHost:
             return value
         raise value
 
+    def settle(self, *, cancel: bool) -> None:
+        """Do nothing: here whoever asks is a thread that waits to the end."""
+
     async def _ask(self, step: Step) -> Any:
         if self._steps is None:
             self._steps = asyncio.Queue()

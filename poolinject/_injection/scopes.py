@@ -81,7 +81,9 @@ class SharedScope(dict[int, Any]):
 
     def __missing__(self, key: int) -> Any:
         with self._lock:
-            if key in self:  # another thread was first
+            if self._host is not None:
+                self._host.settle(cancel=False)
+            if key in self:  # another thread was first, or a task
                 return self[key]
             return self._context.run(generators.drive, self.building(key, _look_up), self._run)
 
@@ -90,7 +92,10 @@ class SharedScope(dict[int, Any]):
         if key in self:
             return self[key]
         assert self._host is not None  # noqa: S101 - tells mypy
-        return await self._host.arun(enter(generators.drive_async(self.building(key, _fetch)), self._context))
+        return await self._host.arun(self._build(key))
+
+    async def _build(self, key: int) -> Any:
+        return await enter(generators.drive_async(self.building(key, _fetch)), self._context)
 
     def building(self, key: int, reach: Reach) -> generators.Steps[Any]:
         """Build a dependency and what it needs, children first; give the one that is there already.
@@ -144,6 +149,8 @@ class SharedScope(dict[int, Any]):
         return failures
 
     def close(self) -> list[CleanupFailure]:
-        """Close from sync code."""
+        """Close from sync code; what is still being built, for tasks that were cancelled, is cancelled too."""
         with self._lock:
+            if self._host is not None:
+                self._host.settle(cancel=True)
             return self._context.run(generators.drive, self.closing(), self._run)
