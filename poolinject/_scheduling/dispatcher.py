@@ -6,12 +6,11 @@ import math
 import random
 import time
 from collections import deque
-from heapq import heappop, heappush
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING
 
 from poolinject._scheduling.backpressure import ReorderBuffer
 from poolinject._scheduling.retries import Retry, delay_of, may_retry, retries_of
-from poolinject._scheduling.runs import Block, Run
+from poolinject._scheduling.runs import Block, InFlight, Run
 from poolinject._scheduling.scheduler import Scheduler
 from poolinject._scheduling.state import (
     Action,
@@ -26,6 +25,7 @@ from poolinject._scheduling.state import (
     TakeBack,
 )
 from poolinject._scheduling.timeouts import Overtime, failure_of
+from poolinject._scheduling.timetable import Timetable
 from poolinject._transport.messages import Cancel, Chunk, Forget, Load, Results
 from poolinject.errors import WorkerLostError
 
@@ -41,16 +41,6 @@ RECLAIM_SECONDS = 0.002  # after so long a worker that has not opened a chunk th
 UNEVEN_SECONDS = 0.02  # for which one worker has nothing to do and another more than it seems
 REST_SECONDS = 0.1  # the longest that is waited where items run in the caller
 WIDTH = 4  # chunks for each worker that an automatic in-flight limit leaves room for
-
-
-class InFlight(NamedTuple):
-    """A chunk that a worker has."""
-
-    run: Run
-    worker_id: int
-    start: int
-    items: Sequence[Any]
-    attempt: int
 
 
 class Dispatcher:
@@ -73,7 +63,7 @@ class Dispatcher:
         self._heard_at = 0.0
         self._random = random.Random().random  # noqa: S311 - jitter; the caller may have seeded the one that all share
         self._taken: deque[tuple[float, TakeBack]] = deque()  # with the time from which they can be reclaimed
-        self._later: list[tuple[float, int, int]] = []  # a heap: when an item of a run is due, the run, its index
+        self._later = Timetable()
 
     def open(self, run: Run) -> None:
         """Begin a run."""
@@ -128,18 +118,16 @@ class Dispatcher:
 
     def _look_at_retries(self) -> float:
         """Have the items tried again that have waited for it; give when to look again."""
-        now, due = time.monotonic(), list[tuple[int, int]]()
-        while self._later and self._later[0][0] <= now:
-            due.append(heappop(self._later)[1:])
+        due = self._later.take_due()
         if due:
             self._perform(self.scheduler.due(due))
-        return self._later[0][0] - now if self._later else math.inf
+        return self._later.rest()
 
     def rest(self) -> float:
         """Give for how long there is nothing to do but wait until an item is due; at most a moment."""
         if self._chunks or not any(state.waiting for state in self.scheduler.runs.values()):
             return 0.0
-        return min(max(0.0, self._later[0][0] - time.monotonic()), REST_SECONDS)
+        return min(max(0.0, self._later.rest()), REST_SECONDS)
 
     def _look_at_limits(self) -> float:
         """End workers whose item has not heeded its time limit; give when to look again."""
@@ -322,7 +310,7 @@ class Dispatcher:
                 case Lose():
                     self._lose(self.runs[action.run], action)
                 case Later(run_id, index, delay):
-                    heappush(self._later, (time.monotonic() + delay, run_id, index))
+                    self._later.add(run_id, index, delay)
                 case Finish(run_id):
                     self._finish(self.runs[run_id])
                 case Recycle(worker_id):

@@ -6,7 +6,7 @@ import threading
 import time
 from collections import deque
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from poolinject._scheduling.reports import RunReport
 from poolinject._scheduling.retries import Attempts
@@ -347,3 +347,13 @@ class Run:
         state = "finished" if self.finished else "running"
         pressure = self.pressure
         return f"<Run {self.id} of {self.load.name} {state}, read {pressure.read}, released {pressure.released}>"
+
+
+class InFlight(NamedTuple):
+    """A chunk that a worker has."""
+
+    run: Run
+    worker_id: int
+    start: int
+    items: Sequence[Any]
+    attempt: int

@@ -10,6 +10,7 @@ import math
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 
+from poolinject._scheduling.losses import keep_alone, lost_items, not_lost
 from poolinject._scheduling.retries import Retry
 from poolinject._scheduling.state import (
     WINDOW,
@@ -179,49 +180,12 @@ class Scheduler:
         worker = self.workers[worker_id]
         worker.ready = False
         actions: list[Action] = []
-        lost = self._lost_items(worker, begun_up_to, suspect)
+        lost = lost_items(worker, begun_up_to, suspect)
         for chunk in list(worker.chunks.values()):
             self._close(worker, chunk)
-            if chunk.beside > 1:
-                self._suspect(chunk, begun_up_to.get(chunk.slot) or 0)
+            keep_alone(chunk, begun_up_to.get(chunk.slot) or 0)
             actions += self._lose(worker, chunk, lost.get(chunk.id, range(0)), (delays or {}).get(chunk.id))
         return actions + self._fill()
-
-    @staticmethod
-    def _suspect(chunk: ChunkState, up_to: int) -> None:
-        """Of the items of a chunk that ran beside others, each may have ended the worker: none does so again."""
-        begun = range(chunk.start, min(up_to, chunk.start + chunk.count))
-        chunk.run.alone.update(index for index in begun if not chunk.knows(index - chunk.start))
-
-    @staticmethod
-    def _lost_items(
-        worker: WorkerState, begun_up_to: Mapping[int, int | None], suspect: tuple[int, int] | None
-    ) -> dict[int, range]:
-        """Tell which items are lost with a worker: by chunk, counted from its start."""
-        lost: dict[int, range] = {}
-        running: tuple[int, range] | None = None
-        for chunk in worker.chunks.values():  # they are come to in order
-            up_to = begun_up_to.get(chunk.slot, 0)
-            if chunk.run.pinned is not None:
-                lost[chunk.id] = range(chunk.reported, chunk.count)
-            if up_to is None:
-                chunk.run.exact, running = True, None
-                continue
-            begun = min(max(up_to - chunk.start, 0 if chunk.beside > 1 else chunk.reported), chunk.count)
-            if begun and chunk.beside == 1:
-                running = chunk.id, range(max(begun - 1, chunk.reported), begun)
-            if chunk.run.at_most_once and chunk.run.pinned is None:
-                lost[chunk.id] = range(0 if chunk.beside > 1 else chunk.reported, begun)
-        if suspect is not None:
-            slot, index = suspect
-            for chunk in worker.chunks.values():
-                offset = index - chunk.start
-                is_missing = 0 <= offset < chunk.count and not chunk.knows(offset)
-                if chunk.slot == slot and is_missing and not lost.get(chunk.id):
-                    lost[chunk.id] = range(offset, offset + 1)
-        elif running is not None:
-            lost.setdefault(*running)
-        return lost
 
     def _lose(self, worker: WorkerState, chunk: ChunkState, lost: range, delay: float | None) -> list[Action]:
         """Fail the lost items of a chunk, unless they are to be tried again; keep the others for another worker."""
@@ -233,17 +197,8 @@ class Scheduler:
         if lost and delay is None and run.fail_fast:
             actions += self.cancel(run.id)
         if not run.cancelled:
-            for row in chunk.missing():
-                run.again.extend(self._again(run, chunk.start, row, lost, attempt))
+            run.again.extend(not_lost(chunk, lost))
         return actions + self._finished(run)
-
-    @staticmethod
-    def _again(run: RunState, start: int, row: range, lost: range, attempt: int) -> Iterable[tuple[int, int, int]]:
-        """Give what goes to another worker of a row of items: all but the lost ones, each alone that has to be."""
-        if not run.alone:
-            parts = ((row.start, lost.start), (lost.stop, row.stop)) if lost else ((row.start, row.stop),)
-            return ((start + first, end - first, attempt) for first, end in parts if end > first)
-        return ((start + place, 1, attempt) for place in row if place not in lost)
 
     @staticmethod
     def _later(run: RunState, index: int, attempt: int, delay: float) -> Later:
@@ -305,7 +260,7 @@ class Scheduler:
     def is_uneven(self) -> bool:
         """Whether a worker has nothing to do while another has more than one item."""
         return any(worker.ready and not worker.chunks for worker in self.workers) and any(
-            self._waiting(worker) for worker in self.workers
+            worker.spare() for worker in self.workers
         )
 
     def waited(self) -> list[Action]:
@@ -320,7 +275,7 @@ class Scheduler:
         """
         if all(worker.chunks or not worker.ready for worker in self.workers):
             return []
-        waiting = [self._waiting(worker) for worker in self.workers]
+        waiting = [worker.spare() for worker in self.workers]
         seconds = [
             sum(chunk.run.chunking.estimate(chunk.count - keep) / chunk.beside for chunk, keep in parts)
             for parts in waiting
@@ -331,24 +286,6 @@ class Scheduler:
             chunk.taken = True
             actions.append(TakeBack(busiest, chunk.slot, chunk.id, keep))
         return actions
-
-    @staticmethod
-    def _waiting(worker: WorkerState) -> list[tuple[ChunkState, int]]:
-        """List the chunks of which a worker can do without something, and how many items it keeps of each."""
-        live = [chunk for chunk in worker.chunks.values() if chunk.count > chunk.reported]
-        parts, started = list[tuple[ChunkState, int]](), 0
-        for chunk in live:
-            if started >= chunk.beside:
-                parts.append((chunk, 0))
-            started += chunk.count - chunk.reported if chunk.beside > 1 else 1
-        if len(live) == 1 and live[0].beside == 1:
-            (oldest,) = live
-            parts = [(oldest, oldest.reported + (oldest.count - oldest.reported + 1) // 2)]
-        return [
-            (chunk, keep)
-            for chunk, keep in parts
-            if keep < chunk.count and not chunk.taken and chunk.run.pinned is None and not chunk.run.cancelled
-        ]
 
     def _worker_for(self, run: RunState) -> WorkerState | None:
         if run.pinned is not None:

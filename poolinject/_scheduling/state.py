@@ -186,3 +186,20 @@ class WorkerState:
     beside: int = 0
     chunks: dict[int, ChunkState] = field(default_factory=dict)
     slots: list[int] = field(default_factory=lambda: list(range(SLOTS)))
+
+    def spare(self) -> list[tuple[ChunkState, int]]:
+        """List the chunks of which the worker can do without something, and how many items it keeps of each."""
+        live = [chunk for chunk in self.chunks.values() if chunk.count > chunk.reported]
+        parts, started = list[tuple[ChunkState, int]](), 0
+        for chunk in live:
+            if started >= chunk.beside:
+                parts.append((chunk, 0))
+            started += chunk.count - chunk.reported if chunk.beside > 1 else 1
+        if len(live) == 1 and live[0].beside == 1:
+            (oldest,) = live
+            parts = [(oldest, oldest.reported + (oldest.count - oldest.reported + 1) // 2)]
+        return [
+            (chunk, keep)
+            for chunk, keep in parts
+            if keep < chunk.count and not chunk.taken and chunk.run.pinned is None and not chunk.run.cancelled
+        ]
