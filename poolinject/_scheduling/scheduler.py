@@ -74,7 +74,7 @@ class Scheduler:
             TakeBack(worker.id, chunk.slot, chunk.id, 0)
             for worker in self.workers
             for chunk in worker.chunks.values()
-            if chunk.run is run
+            if chunk.run is run and worker.ready  # none that has just ended
         ]
         holders = dict.fromkeys(action.worker_id for action in actions if isinstance(action, TakeBack))
         actions += [CancelItems(worker_id, run_id) for worker_id in holders if run.concurrency > 1]
@@ -142,6 +142,7 @@ class Scheduler:
         chunk = worker.chunks[chunk_id]
         chunk.taken = False
         worker.room += chunk.count - kept
+        worker.beside -= chunk.count - kept if chunk.beside > 1 else 0
         if kept < chunk.count and not chunk.run.cancelled:
             chunk.run.again.append((chunk.start + kept, chunk.count - kept, chunk.attempt))
         chunk.count = kept
@@ -298,7 +299,7 @@ class Scheduler:
     def _wants(worker: WorkerState, run: RunState) -> bool:
         if not worker.slots:
             return False
-        if run.concurrency > 1:
+        if run.concurrency > 1 and not run.is_alone_next:
             return worker.beside < _most_beside(run)
         share, ahead = 0.5 if worker.full else 1.0, len(worker.chunks)
         wants = not ahead or (ahead == 1 and worker.load < LONG_SECONDS)

@@ -121,6 +121,11 @@ class RunState:
         return 0 if self.cancelled else self.read - self.next
 
     @property
+    def is_alone_next(self) -> bool:
+        """Whether what is to be sent next must run beside nothing."""
+        return bool(self.alone and self.again) and self.again[0][0] in self.alone
+
+    @property
     def over(self) -> bool:
         """Whether nothing can come any more."""
         done = self.ended and not (self.available or self.again or self.waiting)

@@ -234,18 +234,20 @@ class ItemTasks:
             self._give_back(lambda chunk: chunk.run == batch.chunk.run)
         if copy is None and outcome is not None and self._pickles:
             self._send_ended(batch)
-        elif not self._unsent:
-            self._loop.call_soon(self._send_all)
-        self._unsent[batch] = None
+        else:
+            self._send_soon(batch)
         if self.memory is not None:
             self.memory.look(self)
 
     def _close_if_done(self, batch: Batch) -> None:
         """Have the caller told that a chunk is over, if it is."""
         if batch.done == batch.end and batch.begun >= batch.end:
-            if not self._unsent:
-                self._loop.call_soon(self._send_all)
-            self._unsent[batch] = None
+            self._send_soon(batch)
+
+    def _send_soon(self, batch: Batch) -> None:
+        if not self._unsent:
+            self._loop.call_soon(self._send_all)
+        self._unsent[batch] = None
 
     def _send_all(self) -> None:
         unsent, self._unsent = self._unsent, {}

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, Literal, NoReturn
 
 _events: list[str] = []
 _raised: list[Exception] = []
+_by_item: list[tuple[list[str], list[Exception]]] | None = None  # the same for each item, where contexts tell
+_own: ContextVar[tuple[list[str], list[Exception]]] = ContextVar("ledger_of_item")
 
 
 class Boom(Exception):  # noqa: N818 - the shortest word that reads well in a ledger
@@ -60,9 +63,33 @@ class Graph:
         return None if self.value is None else self.value.replace("{item}", item)
 
 
+def _here() -> tuple[list[str], list[Exception]]:
+    if _by_item is None:
+        return _events, _raised
+    own = _own.get(None)
+    if own is None:
+        own = [], []
+        _own.set(own)
+        _by_item.append(own)
+    return own
+
+
 def log(event: str) -> None:
     """Write *event* to the ledger of this process."""
-    _events.append(event)
+    _here()[0].append(event)
+
+
+def tell_apart(item: str = "") -> None:  # noqa: ARG001 - a pool calls it
+    """Keep the events of each item by themselves, for such as run beside each other, each in its own context."""
+    global _by_item  # noqa: PLW0603 - as the ledger itself
+    _by_item = []
+
+
+def drain_each(item: str = "") -> list[list[str]]:  # noqa: ARG001 - a pool calls it
+    """Return what each item has written, the first to write first, and tell them apart no longer."""
+    global _by_item  # noqa: PLW0603 - as the ledger itself
+    by_item, _by_item = _by_item or [], None
+    return [events for events, _ in by_item]
 
 
 def drain_events(item: str = "") -> list[str]:
@@ -76,13 +103,14 @@ def drain_events(item: str = "") -> list[str]:
 def boom(error: Exception | None = None) -> NoReturn:
     """Raise *error* (by default a ``Boom``) and remember it, for ``traced`` to know it again."""
     raised = Boom("boom") if error is None else error
-    _raised.append(raised)
+    _here()[1].append(raised)
     raise raised
 
 
 def is_last_raised(error: BaseException) -> bool:
     """Say whether *error* is the very object that ``boom`` raised last."""
-    return bool(_raised) and _raised[-1] is error
+    raised = _here()[1]
+    return bool(raised) and raised[-1] is error
 
 
 @contextmanager

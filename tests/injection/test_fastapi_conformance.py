@@ -1,16 +1,28 @@
 """FastAPI is the specification: each graph gives the same events and outcomes in a pool as in a route."""
 
+import asyncio
 from collections.abc import Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 
 import pytest
 
 from poolinject import Failure, InjectedPool, Outcome, Resolver
 from tests.injection.graphs import GRAPHS
-from tests.injection.ledger import Graph, drain_events
+from tests.injection.ledger import Graph, drain_events, drain_each, tell_apart
 from tests.injection.oracle import ITEMS, Ran, ran, run_route, speaks_for
+from tests.injection.twins import twin_of
 
 each_graph = pytest.mark.parametrize("graph", [pytest.param(graph, id=graph.name) for graph in GRAPHS])
+WITHOUT_TWIN = {  # asyncio.run() is for sync functions; and what writes first here are tasks of a group, not the item's
+    "function runs a loop",
+    "function runs a loop above async",
+    "providers run a loop above async",
+    "task group",
+}
+each_twin = pytest.mark.parametrize(
+    "graph", [pytest.param(graph, id=graph.name) for graph in GRAPHS if graph.name not in WITHOUT_TWIN]
+)
 
 
 @pytest.fixture(scope="module", params=["inline", "thread", "process"])
@@ -82,3 +94,36 @@ def test_resolver_does_what_fastapi_does(graph: Graph) -> None:
     """``Resolver.call`` writes the oracle's ledger and gives its outcome, item by item."""
     with Resolver(overrides=graph.overrides) as resolver:
         assert_conforms(graph, [run_in_resolver(graph, resolver, item) for item in ITEMS])
+
+
+@each_twin
+def test_async_twins_do_what_fastapi_does(graph: Graph, shared_pool: InjectedPool, backend: str) -> None:
+    """Also where all items run beside each other: each writes the oracle's ledger, and has the oracle's outcome."""
+    with ExitStack() as stack:
+        pool = pool_for(graph, shared_pool, backend, stack)
+        twin = twin_of(graph.function)
+        pool.explain(twin)  # before any other function: it knows what is overridden
+        pool.map(tell_apart, [""])
+        found = sorted(pool.outcomes(twin, ITEMS, concurrency=3), key=lambda outcome: outcome.index)
+        (events,) = pool.map(drain_each, [""])
+    assert_conforms(graph, [as_ran(outcome, tuple(own)) for outcome, own in zip(found, events, strict=True)])
+
+
+@each_twin
+def test_async_twins_in_a_resolver_do_what_fastapi_does(graph: Graph) -> None:
+    """``Resolver.acall``, for all items at once."""
+
+    async def run_one(resolver: Resolver, item: str) -> Ran:
+        try:
+            return ran((), value=await resolver.acall(twin_of(graph.function), item))
+        except Exception as error:  # noqa: BLE001 - compared with what the other side raises
+            return ran((), error=error)
+
+    async def run_all() -> list[Ran]:
+        async with Resolver(overrides=graph.overrides) as resolver:
+            return await asyncio.gather(*(run_one(resolver, item) for item in ITEMS))
+
+    tell_apart()
+    runs = asyncio.run(run_all())
+    events = drain_each()
+    assert_conforms(graph, [replace(run, events=tuple(own)) for run, own in zip(runs, events, strict=True)])

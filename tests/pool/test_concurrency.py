@@ -329,3 +329,18 @@ def test_backpressure_counts_items() -> None:
         assert [next(results) for _ in range(5)] == [0, 2, 4, 6, 8]
         assert read <= 25
         assert len(list(results)) == 995
+
+
+async def nest(item: int) -> object:
+    """Have results of both kinds: such as are copied in passing, and such as are pickled at once."""
+    await asyncio.sleep(0)
+    return [[item]] if item % 3 else [item]
+
+
+def test_results_of_any_kind_in_any_order(backend: Kind) -> None:
+    """One that is pickled at once keeps none of those that follow from being sent."""
+    with backend.pool(1) as pool:
+        for concurrency in (1, 2, 20):
+            for items in ([1], [0], range(30)):
+                expected = [[[item]] if item % 3 else [item] for item in items]
+                assert pool.map(nest, items, concurrency=concurrency) == expected

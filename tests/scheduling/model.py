@@ -11,7 +11,20 @@ from poolinject._scheduling.backpressure import Backpressure, ReorderBuffer
 from poolinject._scheduling.chunking import Chunking
 from poolinject._scheduling.retries import Retry
 from poolinject._scheduling.scheduler import Scheduler
-from poolinject._scheduling.state import SLOTS, Action, Emit, Finish, Later, Lose, Recycle, RunState, Send, TakeBack
+from poolinject._scheduling.state import (
+    SLOTS,
+    WINDOW,
+    Action,
+    CancelItems,
+    Emit,
+    Finish,
+    Later,
+    Lose,
+    Recycle,
+    RunState,
+    Send,
+    TakeBack,
+)
 
 
 @dataclass
@@ -23,6 +36,8 @@ class ModelRun:
     fail_fast: bool
     pinned: Sequence[int] | None
     pressure: Backpressure
+    concurrency: int = 1
+    at_most_once: bool = False
     ended: bool = False
     cancelled: bool = False
     finished: bool = False
@@ -30,6 +45,7 @@ class ModelRun:
     flying: set[int] = field(default_factory=set)
     failing: set[int] = field(default_factory=set)
     waiting: set[int] = field(default_factory=set)
+    suspected: set[int] = field(default_factory=set)  # ran beside others when their worker ended
     failed: Counter[int] = field(default_factory=Counter)  # attempts that were not the last
     kept: dict[int, int] = field(default_factory=dict)
     emitted: Counter[int] = field(default_factory=Counter)
@@ -51,14 +67,34 @@ class ModelChunk:
     start: int
     count: int
     attempt: int
-    reported: int = 0
+    concurrency: int
     taken_back: bool = False
     keep: int = 0
+    told: set[int] = field(default_factory=set)
+
+    @property
+    def begun(self) -> int:
+        """How many of its items must have begun, by the outcomes that have come."""
+        return max(self.told, default=-1) + 1
+
+    @property
+    def missing(self) -> list[int]:
+        """The places of the items without an outcome."""
+        return [place for place in range(self.count) if place not in self.told]
+
+    @property
+    def unknown(self) -> list[int]:
+        """The indices of the items without an outcome."""
+        return [self.start + place for place in self.missing]
 
     @property
     def left(self) -> int:
         """Items without an outcome."""
-        return self.count - self.reported
+        return self.count - len(self.told)
+
+    def row(self, place: int) -> int:
+        """Tell how many items from one on have no outcome."""
+        return next((at for at in range(place, self.count) if at in self.told), self.count) - place
 
 
 class Model:
@@ -86,12 +122,15 @@ class Model:
         limit: int = 10,
         chunksize: int | None = None,
         pinned: Sequence[int] | None = None,
+        concurrency: int = 1,
+        at_most_once: bool = False,
     ) -> ModelRun:
         """Begin a run."""
-        run = ModelRun(len(self.runs), ordered, fail_fast, pinned, Backpressure(limit))
+        run = ModelRun(len(self.runs), ordered, fail_fast, pinned, Backpressure(limit), concurrency, at_most_once)
         self.runs[run.id] = run
-        order = ReorderBuffer() if ordered else None
-        self.scheduler.open(RunState(run.id, Chunking(chunksize), order, fail_fast, pinned))
+        state = RunState(run.id, Chunking(chunksize), ReorderBuffer() if ordered else None, fail_fast, pinned)
+        state.at_most_once, state.concurrency = at_most_once, concurrency
+        self.scheduler.open(state)
         return run
 
     def read(self, run: ModelRun, wanted: int) -> None:
@@ -137,27 +176,30 @@ class Model:
         failed: bool = False,
         done: bool,
         retried: Sequence[Retry] = (),
+        place: int | None = None,
     ) -> None:
-        """Let a worker send outcomes, some of them failures that are to be tried again."""
+        """Let a worker send outcomes, of the next items or from a place on; some failures are to be tried again."""
         chunk = self.chunks[chunk_id]
-        run, start = chunk.run, chunk.start + chunk.reported
+        first = chunk.begun if place is None else place
+        run, start, end = chunk.run, chunk.start + first, chunk.start + first + count
         for retry in retried:
             self.keep(run, start, retry.index - start)
             run.flying.remove(retry.index)
             run.failing.add(retry.index)
             start = retry.index + 1
-        chunk.reported += count
-        self.keep(run, start, chunk.start + chunk.reported - start)
+        chunk.told.update(range(first, first + count))
+        self.keep(run, start, end - start)
         self.done[chunk.worker_id] += count
         cancelled_by_it = failed and run.fail_fast
         if done:
             del self.chunks[chunk_id]
-            self.put_back(chunk, chunk.reported)
+            self.put_back(chunk, chunk.unknown)
         run.cancelled = run.cancelled or cancelled_by_it
         worker_id = chunk.worker_id
-        self.perform(
-            self.scheduler.results(worker_id, chunk_id, count, seconds, failed=failed, done=done, retried=retried)
+        actions = self.scheduler.results(
+            worker_id, chunk_id, count, seconds, failed=failed, done=done, retried=retried, place=place
         )
+        self.perform(actions)
 
     def come_due(self, items: Sequence[tuple[int, int]]) -> None:
         """Let the time come of items that wait, or that did before their run was cancelled."""
@@ -167,38 +209,45 @@ class Model:
         self.perform(self.scheduler.due(items))
 
     def lose_worker(
-        self, worker_id: int, begun_up_to: Mapping[int, int | None], delays: Mapping[int, float] | None = None
+        self,
+        worker_id: int,
+        begun_up_to: Mapping[int, int | None],
+        delays: Mapping[int, float] | None = None,
+        suspect: tuple[int, int] | None = None,
     ) -> None:
-        """Let a worker end."""
+        """Let a worker end, and check which items are lost with it."""
         self.ready.discard(worker_id)
         held = {number: chunk for number, chunk in self.chunks.items() if chunk.worker_id == worker_id}
-        begun: dict[int, int] = {}
-        last = None
+        may_have_run = Counter[int]()
         for number, chunk in held.items():
             up_to = begun_up_to.get(chunk.slot, 0)
-            begun[number] = max(chunk.reported, min((up_to or 0) - chunk.start, chunk.count))
-            if up_to is None or begun[number] > 0:
-                last = number if up_to is not None else None
-        for number, chunk in held.items():
+            begun = {
+                chunk.start + place for place in chunk.missing if up_to is not None and chunk.start + place < up_to
+            }
+            if chunk.concurrency > 1:
+                chunk.run.suspected |= begun
+            if chunk.run.at_most_once and chunk.run.pinned is None:
+                may_have_run[chunk.run.id] += len(begun)
             del self.chunks[number]
-            is_running = number == last and begun[number] > chunk.reported
-            loses = is_running or (chunk.run.pinned is not None and chunk.left > 0)
-            loses = loses and number not in (delays or {})
-            chunk.run.cancelled = chunk.run.cancelled or (chunk.run.fail_fast and loses)
-            self.put_back(chunk, chunk.reported)
-        self.perform(self.scheduler.gone(worker_id, begun_up_to, delays))
+            self.put_back(chunk, chunk.unknown)
+        actions = self.scheduler.gone(worker_id, begun_up_to, delays, suspect)
+        lost = Counter(action.run for action in actions if isinstance(action, Lose))
+        for run_id, count in may_have_run.items():
+            assert lost[run_id] >= count, "may run twice"
+        at_least_once = [run for run in self.runs.values() if run.pinned is None and not run.at_most_once]
+        assert sum(lost[run.id] for run in at_least_once) <= 1, "one at the most was running"
+        self.perform(actions)
 
     def return_items(self, chunk_id: int, kept: int) -> None:
         """Let a worker say that it keeps so many items of a chunk that was taken back."""
         chunk = self.chunks[chunk_id]
-        self.put_back(chunk, kept)
+        self.put_back(chunk, range(chunk.start + kept, chunk.start + chunk.count))
         chunk.count, chunk.taken_back = kept, chunk.run.cancelled
         self.perform(self.scheduler.returned(chunk.worker_id, chunk_id, kept))
 
     @staticmethod
-    def put_back(chunk: ModelChunk, done: int) -> None:
+    def put_back(chunk: ModelChunk, left: Sequence[int]) -> None:
         """Know again of the items that a worker has not done."""
-        left = range(chunk.start + done, chunk.start + chunk.count)
         chunk.run.flying.difference_update(left)
         chunk.run.unsent.update(left)
 
@@ -219,6 +268,8 @@ class Model:
                     self.send(action)
                 case TakeBack():
                     self.take_back(action)
+                case CancelItems(worker_id, run_id):
+                    self.cancel_items(worker_id, self.runs[run_id])
                 case Emit(run_id, start):
                     self.emit(self.runs[run_id], start)
                 case Lose():
@@ -241,6 +292,7 @@ class Model:
         assert lose.delay is None or not run.cancelled, "to be tried again after a cancel"
         if lose.delay is None:
             run.kept[lose.index] = 1
+            run.cancelled = run.cancelled or run.fail_fast
         else:
             run.failing.add(lose.index)
 
@@ -260,9 +312,31 @@ class Model:
         assert run.pinned is None or [run.pinned[index] for index in indices] == [send.worker_id], "sent elsewhere"
         assert send.again or send.attempt == 1, "new, but not the first attempt"
         assert {run.failed[index] for index in indices} == {send.attempt - 1}, "another attempt than it says"
+        self.check_beside(run, send)
         run.unsent.difference_update(indices)
         run.flying.update(indices)
-        self.chunks[send.chunk] = ModelChunk(run, send.worker_id, send.slot, send.start, send.size, send.attempt)
+        self.chunks[send.chunk] = ModelChunk(
+            run, send.worker_id, send.slot, send.start, send.size, send.attempt, send.concurrency
+        )
+
+    def check_beside(self, run: ModelRun, send: Send) -> None:
+        """Check that a worker has no more ahead than it should, and that items that may end it come alone."""
+        held = [chunk for chunk in self.chunks.values() if chunk.worker_id == send.worker_id]
+        if run.suspected & set(range(send.start, send.start + send.size)):
+            assert (send.size, send.concurrency) == (1, 1), "beside others although it may have ended a worker"
+        else:
+            assert send.concurrency == run.concurrency, "another concurrency than was asked for"
+        if send.concurrency == 1:
+            assert len(held) < WINDOW, "more chunks than a worker should have ahead"
+        else:
+            beside = sum(chunk.left for chunk in held if chunk.concurrency > 1)
+            assert beside < 2 * run.concurrency, "more items than a worker should have ahead"
+
+    def cancel_items(self, worker_id: int, run: ModelRun) -> None:
+        """Cancel what runs beside others."""
+        assert run.cancelled, "cancelled although the run goes on"
+        assert run.concurrency > 1, "nothing runs beside another"
+        assert any(chunk.run is run and chunk.worker_id == worker_id for chunk in self.chunks.values()), "has nothing"
 
     def recycle(self, worker_id: int) -> None:
         """Tell a worker to end."""
@@ -287,7 +361,7 @@ class Model:
             assert self.ready - busy, "taken back although all have work"
             assert not chunk.taken_back, "taken back twice"
             assert action.keep < chunk.count, "taken back nothing"
-            assert action.keep > chunk.reported or oldest != action.chunk, "nothing left to go on with"
+            assert action.keep > chunk.begun or oldest != action.chunk, "nothing left to go on with"
         chunk.taken_back, chunk.keep = True, action.keep
 
     @staticmethod
@@ -355,17 +429,27 @@ class Model:
         self.replace_missing()
         while self.chunks or any(run.waiting for run in self.live):
             self.come_due([(run.id, index) for run in self.live for index in sorted(run.waiting)])
-            chunk_id, chunk = next(iter(self.chunks.items()))
-            self.answer(
-                chunk_id,
-                max(0, min(chunk.left, chunk.keep - chunk.reported)) if chunk.taken_back else chunk.left,
-                done=True,
-            )
+            self.finish_chunk(*next(iter(self.chunks.items())))
             self.replace_missing()
             self.check()
         assert not self.live, "a run that never finishes"
         assert not self.scheduler.runs
-        assert all(len(set(worker.slots)) == SLOTS for worker in self.scheduler.workers)
+        for worker in self.scheduler.workers:
+            assert len(set(worker.slots)) == SLOTS, "a slot that never comes back"
+            assert (worker.beside, worker.load, worker.weight) == (0, 0.0, 0.0), "a load that never goes away"
+            full = -math.inf if worker.id in self.worn else self.most_items - self.done[worker.id]
+            assert worker.room == full, "room that never comes back"
+
+    def finish_chunk(self, chunk_id: int, chunk: ModelChunk) -> None:
+        """Answer what is left of a chunk, in rows, unless it was taken back."""
+        while chunk.left:
+            place = chunk.missing[0]
+            keep = max(chunk.keep, chunk.begun) if chunk.taken_back else chunk.count
+            count = max(0, min(chunk.row(place), keep - place))
+            self.answer(chunk_id, count, done=count in (0, chunk.left), place=place)
+            if chunk_id not in self.chunks:
+                return
+        self.answer(chunk_id, 0, done=True)
 
     def replace_missing(self) -> None:
         """Start every worker that is not there."""

@@ -34,13 +34,11 @@ def test_no_item_is_stranded_and_no_worker_runs_more_than_it_may(seed: int, most
             chunk_id, chunk = rng.choice(list(model.chunks.items()))
             event = rng.random()
             if chunk.taken_back and event < 0.5:
-                model.return_items(
-                    chunk_id, rng.randint(max(chunk.reported, min(chunk.keep, chunk.count)), chunk.count)
-                )
+                model.return_items(chunk_id, rng.randint(max(chunk.begun, min(chunk.keep, chunk.count)), chunk.count))
             elif event < 0.9:
                 model.answer(chunk_id, rng.randint(0, chunk.left), rng.choice([1e-5, 1e-2]), done=rng.random() < 0.6)
             elif event < 0.95:
-                model.lose_worker(chunk.worker_id, {chunk.slot: chunk.start + chunk.reported + 1})
+                model.lose_worker(chunk.worker_id, {chunk.slot: chunk.start + chunk.begun + 1})
             else:
                 model.wear(chunk.worker_id)
         model.check()

@@ -36,6 +36,8 @@ class SchedulerMachine(RuleBasedStateMachine):
         fail_fast=st.booleans(),
         limit=st.integers(1, 40),
         chunksize=st.none() | st.integers(1, 9),
+        concurrency=st.sampled_from([1, 1, 2, 5, 20]),
+        at_most_once=st.booleans(),
     )
     def open_run(self, **options: Any) -> None:
         """Begin a run."""
@@ -91,18 +93,34 @@ class SchedulerMachine(RuleBasedStateMachine):
     def answer(self, *, data: st.DataObject, seconds: float, failed: bool) -> None:
         """Answer a part of a chunk, all of it, or stop early."""
         chunk_id = data.draw(st.sampled_from(list(self.model.chunks)), label="chunk")
-        count = data.draw(st.integers(0, self.model.chunks[chunk_id].left), label="count")
-        done = data.draw(st.booleans(), label="done")
-        retried = self.draw_retries(data, self.model.chunks[chunk_id], count)
+        chunk = self.model.chunks[chunk_id]
+        place = self.draw_place(data, chunk)
+        count = data.draw(st.integers(0, chunk.row(place)), label="count")
+        done = data.draw(st.booleans(), label="done") and self.may_be_done(chunk, range(place, place + count))
+        retried = self.draw_retries(data, chunk, place, count)
         failed = failed and count > len(retried)
-        self.model.answer(chunk_id, count, seconds, failed=failed, done=done, retried=retried)
+        told = None if chunk.concurrency == 1 else place
+        self.model.answer(chunk_id, count, seconds, failed=failed, done=done, retried=retried, place=told)
 
     @staticmethod
-    def draw_retries(data: st.DataObject, chunk: ModelChunk, count: int) -> list[Retry]:
-        """Choose which of the next outcomes of a chunk are failures that are to be tried again."""
+    def draw_place(data: st.DataObject, chunk: ModelChunk) -> int:
+        """Choose from where on items have outcomes: the next ones, or any that run beside others."""
+        if chunk.concurrency == 1 or not chunk.missing:
+            return chunk.begun
+        return data.draw(st.sampled_from(chunk.missing), label="place")
+
+    @staticmethod
+    def may_be_done(chunk: ModelChunk, told: range) -> bool:
+        """Tell whether a worker may answer no more with this: each item that has begun has ended."""
+        begun = max(chunk.begun, told.stop) if told else chunk.begun
+        return chunk.run.cancelled or not [place for place in chunk.missing if place < begun and place not in told]
+
+    @staticmethod
+    def draw_retries(data: st.DataObject, chunk: ModelChunk, place: int, count: int) -> list[Retry]:
+        """Choose which of some outcomes of a chunk are failures that are to be tried again."""
         if chunk.run.cancelled or chunk.run.pinned is not None:
             return []
-        first = chunk.start + chunk.reported
+        first = chunk.start + place
         indices = st.lists(st.integers(first, first + count - 1), unique=True) if count else st.just([])
         return [Retry(index, 0.0) for index in sorted(data.draw(indices, label="retried"))]
 
@@ -118,7 +136,10 @@ class SchedulerMachine(RuleBasedStateMachine):
     def answer_all(self, *, seconds: float) -> None:
         """Answer whole chunks, which is what workers mostly do."""
         for chunk_id in list(self.model.chunks):
-            self.model.answer(chunk_id, self.model.chunks[chunk_id].left, seconds, done=True)
+            chunk = self.model.chunks[chunk_id]
+            while chunk.row(chunk.missing[0]) < chunk.left if chunk.missing else False:
+                self.model.answer(chunk_id, chunk.row(chunk.missing[0]), seconds, done=False, place=chunk.missing[0])
+            self.model.answer(chunk_id, chunk.left, seconds, done=True, place=min(chunk.missing, default=chunk.begun))
 
     @precondition(lambda self: len(self.model.ready) < len(self.model.scheduler.workers))
     @rule(data=st.data())
@@ -134,11 +155,15 @@ class SchedulerMachine(RuleBasedStateMachine):
         worker_id = data.draw(st.sampled_from(sorted(self.model.ready)), label="worker")
         stale = st.dictionaries(st.integers(0, 31), st.none() | st.integers(0, 12), max_size=4)
         begun = data.draw(stale, label="stale")
+        suspects: list[tuple[int, int]] = []
         for chunk in self.model.chunks.values():
             if chunk.worker_id == worker_id:
-                count = data.draw(st.none() | st.integers(0, chunk.count), label="begun")
+                counts = st.integers(chunk.begun, chunk.count)
+                count = data.draw(counts if chunk.concurrency > 1 else st.none() | counts, label="begun")
                 begun[chunk.slot] = None if count is None else chunk.start + count
-        self.model.lose_worker(worker_id, begun, self.draw_delays(data, worker_id))
+                suspects += [(chunk.slot, chunk.start + place) for place in chunk.missing if place < (count or 0)]
+        suspect = data.draw(st.none() | st.sampled_from(suspects), label="suspect") if suspects else None
+        self.model.lose_worker(worker_id, begun, self.draw_delays(data, worker_id), suspect)
 
     def draw_delays(self, data: st.DataObject, worker_id: int) -> dict[int, float]:
         """Choose of which chunks of a worker a lost item is to be tried again."""
@@ -154,7 +179,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         taken = [number for number, chunk in self.model.chunks.items() if chunk.taken_back]
         chunk_id = data.draw(st.sampled_from(taken), label="chunk")
         chunk = self.model.chunks[chunk_id]
-        least = max(chunk.reported, min(chunk.keep, chunk.count))
+        least = max(chunk.begun, min(chunk.keep, chunk.count))
         self.model.return_items(chunk_id, data.draw(st.integers(least, chunk.count), label="kept"))
 
     @invariant()
