@@ -79,15 +79,15 @@ def log(event: str) -> None:
     _here()[0].append(event)
 
 
-def tell_apart(item: str = "") -> None:  # noqa: ARG001 - a pool calls it
+def tell_apart(item: str = "") -> None:
     """Keep the events of each item by themselves, for such as run beside each other, each in its own context."""
     global _by_item  # noqa: PLW0603 - as the ledger itself
     _by_item = []
 
 
-def drain_each(item: str = "") -> list[list[str]]:  # noqa: ARG001 - a pool calls it
+def drain_each(item: str = "") -> list[list[str]]:
     """Return what each item has written, the first to write first, and tell them apart no longer."""
-    global _by_item  # noqa: PLW0603 - as the ledger itself
+    global _by_item
     by_item, _by_item = _by_item or [], None
     return [events for events, _ in by_item]
 

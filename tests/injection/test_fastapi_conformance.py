@@ -9,7 +9,7 @@ import pytest
 
 from poolinject import Failure, InjectedPool, Outcome, Resolver
 from tests.injection.graphs import GRAPHS
-from tests.injection.ledger import Graph, drain_events, drain_each, tell_apart
+from tests.injection.ledger import Graph, drain_each, drain_events, tell_apart
 from tests.injection.oracle import ITEMS, Ran, ran, run_route, speaks_for
 from tests.injection.twins import twin_of
 
