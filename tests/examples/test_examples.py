@@ -10,9 +10,12 @@ import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
+from types import ModuleType
 
 import psutil
 import pytest
+
+from tests.pool.server import serving
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 BACKENDS = ["inline", "thread", "process"]
@@ -145,3 +148,21 @@ def test_readme_code_runs_as_it_stands(beginning: str, times: int, tmp_path: Pat
         check=False,
     )
     assert (result.returncode, result.stdout) == (0, times * f"{sum(n * n for n in range(100))}\n"), result.stderr
+
+
+def test_readme_scrape_runs_as_it_stands(ledger: ModuleType) -> None:
+    """With a server at the address that it names."""
+    blocks = re.findall(r"```python\n(.*?)```", (EXAMPLES.parent / "README.md").read_text(), re.DOTALL)
+    code = next(block for block in blocks if "import httpx\n" in block)
+    with serving() as address:
+        result = subprocess.run(
+            [sys.executable, "-"],
+            input=code.replace("http://localhost:8000", address),
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT,
+            env={**os.environ, "PYTHONPATH": str(EXAMPLES.parent)},
+            check=False,
+        )
+    assert (result.returncode, result.stdout) == (0, f"{sum(len(str(2 * n)) for n in range(300))}\n"), result.stderr
+    assert 0 < ledger.count("opened") <= 100

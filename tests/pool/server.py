@@ -34,7 +34,7 @@ class NotingProtocol(H11Protocol):
 
 async def double(scope: Any, receive: Any, send: Any) -> None:
     """Answer ``/21`` with ``42``, and write down who asked through which connection."""
-    who = dict(scope["headers"])[b"x-who"].decode()
+    who = dict(scope["headers"]).get(b"x-who", b"anyone").decode()
     note(f"asked {scope['client'][1]} by {who}")
     await asyncio.sleep(0.002)  # so that requests overlap
     body = str(2 * int(scope["path"][1:])).encode()
