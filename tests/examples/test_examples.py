@@ -165,4 +165,4 @@ def test_readme_scrape_runs_as_it_stands(ledger: ModuleType) -> None:
             check=False,
         )
     assert (result.returncode, result.stdout) == (0, f"{sum(len(str(2 * n)) for n in range(300))}\n"), result.stderr
-    assert 0 < ledger.count("opened") <= 100
+    assert 0 < ledger.count("opened") <= 40  # connections are those of a worker
