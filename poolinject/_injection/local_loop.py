@@ -101,14 +101,14 @@ class LocalLoop:
         def note() -> None:
             nonlocal can_be_read
             can_be_read = True
-            loop.stop()
+            self.nudge()
 
         if file is not None:
             loop.add_reader(file, note)
         try:
-            self._is_awaited = True
             with self._turning():
                 while not can_be_read and not is_over():
+                    self._is_awaited = True
                     loop.run_forever()
         finally:
             self._is_awaited = False
@@ -118,6 +118,7 @@ class LocalLoop:
     def nudge(self) -> None:
         """Have whoever waits look whether it is over."""
         if self._loop is not None and self._is_awaited:
+            self._is_awaited = False  # uvloop counts: a second stop would be for who turns the loop next
             self._loop.stop()
 
     @contextmanager

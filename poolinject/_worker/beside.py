@@ -6,6 +6,7 @@ together with what else the loop has brought to its end meanwhile, whatever the 
 
 from __future__ import annotations
 
+import contextvars
 import functools
 import signal
 import time
@@ -55,6 +56,7 @@ class Batch:
     chunk: Chunk
     function: TaskCalls
     end: int  # the first item that will not start
+    context: contextvars.Context  # that each item gets a copy of, whatever the one that made room for it has set
     begun: int = 0
     done: int = 0
     ended: dict[int, tuple[Any, float]] = field(default_factory=dict)
@@ -108,11 +110,13 @@ class ItemTasks:
     def add(self, chunk: Chunk, function: TaskCalls) -> None:
         """Start the items of a chunk as their function has room."""
         self._added += 1
-        self._loop.call(functools.partial(self._add, Batch(chunk, function, len(chunk.items))))
+        batch = Batch(chunk, function, len(chunk.items), contextvars.copy_context())
+        self._loop.call(functools.partial(self._add, batch))
 
     def cancel(self, run: int | None = None) -> None:
         """Start no further item of a run, or of all, and cancel those that run; their scopes close."""
-        self._loop.call(functools.partial(self._cancel, run))
+        if self.is_active:
+            self._loop.call(functools.partial(self._cancel, run))
 
     def terminate(self) -> None:
         """Start no further item, and cancel all; a signal handler may call it."""
@@ -182,7 +186,8 @@ class ItemTasks:
             entry.deadline = time.monotonic_ns() + int((chunk.timeout + GRACE_SECONDS) * SECOND)
             self._publish_deadline()
         late = functools.partial(ItemTimeoutError, chunk.start + place, chunk.timeout)
-        entry.task = self._loop.start(functools.partial(self._run, entry, call, item), chunk.timeout, late)
+        work = functools.partial(self._run, entry, call, item)
+        entry.task = batch.context.run(self._loop.start, work, chunk.timeout, late)
 
     async def _run(self, entry: Entry, call: Any, item: Any) -> None:
         chunk = entry.batch.chunk
