@@ -22,7 +22,9 @@ def local_loop(backend: AsyncBackend, name: str) -> EventLoop:
     Raises:
         BackendUnavailableError: If the library cannot be imported.
     """
-    return _trio_loop(name) if backend == "trio" else LocalLoop(maker(backend))
+    if backend == "trio":
+        return _trio_loop(name)
+    return LocalLoop(maker(backend), watch="a selector" if backend == "uvloop" else "the file")
 
 
 def shared_loop(backend: AsyncBackend, name: str) -> EventLoop:

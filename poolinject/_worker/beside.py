@@ -19,7 +19,7 @@ from poolinject._transport import codec, remote_errors
 from poolinject._transport.codec import Unsendable
 from poolinject._transport.messages import Chunk, Failed, FromWorker, Results
 from poolinject._worker.control import COUNTED, DEADLINE
-from poolinject._worker.lifecycle import Terminated, is_interrupt
+from poolinject._worker.lifecycle import Terminated, is_interrupt, is_terminated
 from poolinject._worker.outcomes import Packed
 from poolinject._worker.timeouts import GRACE_SECONDS, SECOND
 from poolinject.errors import ItemTimeoutError, WorkerLostError
@@ -222,7 +222,7 @@ class ItemTasks:
             if failed.error is not reason:
                 reason.__cause__ = failed.error
             return ItemFailed(reason, "timeout", failed.provider)
-        if type(outcome) is ItemFailed and isinstance(outcome.error, Terminated):
+        if type(outcome) is ItemFailed and is_terminated(outcome.error):
             error = WorkerLostError(self._runtime.worker.worker_id, -signal.SIGTERM, index)
             error.__cause__ = outcome.error
             return ItemFailed(error, "lost", None)

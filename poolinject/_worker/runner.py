@@ -17,7 +17,7 @@ from poolinject._transport.functions import load_function
 from poolinject._transport.messages import Cancel, Chunk, Forget, FromWorker, Limit, Load, Ready, Returned, Warm
 from poolinject._worker.beside import ItemTasks, TaskCalls
 from poolinject._worker.control import COUNTED, UNCOUNTED
-from poolinject._worker.lifecycle import Terminated, is_interrupt
+from poolinject._worker.lifecycle import is_interrupt, is_terminated
 from poolinject._worker.memory import MemoryWatch
 from poolinject._worker.outcomes import Objects, Packed, Primitives, Work
 from poolinject._worker.recording import BULK_SHARE, SHARE, Conduct, seconds_to_record
@@ -315,7 +315,7 @@ class Runner:
         assert work is not None  # noqa: S101 - tells mypy
         if self._interruptible and is_interrupt(failed.error):
             self._interrupt = failed.error
-        elif isinstance(failed.error, Terminated):  # the end of a worker process, which is not the caller's
+        elif is_terminated(failed.error):  # the end of a worker process, which is not the caller's
             error = WorkerLostError(self.runtime.worker.worker_id, -signal.SIGTERM, work.chunk.start + work.done)
             error.__cause__ = failed.error
             failed = ItemFailed(error, "lost", None)
