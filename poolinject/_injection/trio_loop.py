@@ -268,16 +268,12 @@ def _note_errors(function: Callable[[], object]) -> None:
     """Call a function; an error of it must not end the loop."""
     try:
         function()
-    except ConnectionError:  # the caller is gone: others see to that
-        return
-    except Exception:  # noqa: BLE001 - whatever it is
+    except Exception:  # noqa: BLE001 - whatever it is, as asyncio does
         _log.exception("on the event loop")
 
 
 async def _noting_errors(work: Callable[[], Step]) -> None:
     try:
         await work()
-    except ConnectionError:
-        return
     except Exception:  # noqa: BLE001 - whatever it is
         _log.exception("in a task of the event loop")

@@ -6,6 +6,7 @@ together with what else the loop has brought to its end meanwhile, whatever the 
 
 from __future__ import annotations
 
+import contextlib
 import contextvars
 import functools
 import signal
@@ -271,13 +272,17 @@ class ItemTasks:
             if position == len(places) or places[position] != places[position - 1] + 1:
                 outcomes = [ended[place] for place in places[first:position]]
                 is_last = is_over and position == len(places)
-                self._send(self._results(chunk, places[first], outcomes, sampled, done=is_last))
+                self._tell(self._results(chunk, places[first], outcomes, sampled, done=is_last))
                 sampled, first = (), position
         if is_over:
             if not places:
-                self._send(self._results(chunk, batch.end, [], (), done=True))
+                self._tell(self._results(chunk, batch.end, [], (), done=True))
             batch.end = -1  # it is not told again
             self._ended += 1
+
+    def _tell(self, results: Results) -> None:
+        with contextlib.suppress(ConnectionError):  # the caller is gone: others see to that, the tasks have to end
+            self._send(results)
 
     def _results(
         self, chunk: Chunk, place: int, outcomes: list[tuple[Any, float]], sampled: Sampled, *, done: bool
