@@ -119,6 +119,7 @@ class TrioHost:
         self._called: trio.Event | None = None  # set when it has something to do; there is none without a task
         self._is_ended = False
         self._current: Asked | None = None  # what the calling thread waits for
+        self._running: Asked | None = None  # what the task is at
 
     def run(self, coroutine: Step) -> Any:
         """Run a coroutine to its end on the loop's thread, in one context for all the coroutines of an item.
@@ -159,12 +160,32 @@ class TrioHost:
             outcomes.append(outcome)
             done.set()
 
-        self._put(Asked(coroutine, tell))
-        await done.wait()
+        asked = Asked(coroutine, tell)
+        self._put(asked)
+        try:
+            await done.wait()
+        except trio.Cancelled:
+            if asked in self._asked:  # before its turn came
+                self._asked.remove(asked)
+                coroutine.close()
+            raise
         ok, value = outcomes[0]
         if ok:
             return value
         raise value
+
+    def settle(self, *, cancel: bool) -> None:
+        """Wait for what goes on in the task although nobody may wait for it any more; cancel it first, or not."""
+        if self._called is None:
+            return
+        if cancel:
+            self._loop.call_soon(self._cancel)
+        self.run(_do_nothing())
+
+    def _cancel(self) -> None:
+        if self._running is not None:
+            self._running.interrupt = concurrent.futures.CancelledError()
+            self._running.throw()
 
     def interrupt(self, error: BaseException) -> None:
         """End what the calling thread waits for with an error, soon; for a signal handler."""
@@ -201,7 +222,9 @@ class TrioHost:
                         await self._called.wait()
                 if not self._asked:
                     return
-                await self._asked.popleft().run()
+                self._running = self._asked.popleft()
+                await self._running.run()
+                self._running = None
         finally:
             self._called, self._is_ended = None, False
             self._loop.leave(self)
@@ -258,6 +281,10 @@ class Asked:
             return
         self.interrupt = None
         task._attempt_abort(functools.partial(_raise, error))  # noqa: SLF001
+
+
+async def _do_nothing() -> None:
+    pass
 
 
 def _raise(error: BaseException) -> None:

@@ -207,6 +207,32 @@ def test_many_items_may_wait_for_one_dependency(in_process: Loop, ledger: Module
     assert ledger.texts() == ["slowly"]
 
 
+async def get_stuck() -> AsyncIterator[int]:
+    """Be built for ever."""
+    note("stuck+")
+    try:
+        await anyio.sleep(600)
+    finally:
+        note("stuck-")
+    yield 1
+
+
+async def use_stuck(item: int, stuck: Annotated[int, Depends(get_stuck)]) -> int:
+    """Wait for it."""
+    return item
+
+
+def test_what_is_built_for_nobody_is_cancelled_at_the_end(in_process: Loop, ledger: ModuleType) -> None:
+    """The item that wanted it is over its limit; the worker does not wait for it."""
+    with in_process.pool(lifetimes={get_stuck: "worker"}) as pool:
+        results: list[Any] = pool.map(use_stuck, range(3), on_error="return", timeout=0.3)
+        assert all(isinstance(result.error, ItemTimeoutError) for result in results)
+        assert pool.workers[0].generation == 0
+        report = pool.shutdown()
+    assert report.workers[0].status != "timed out"
+    assert ledger.texts() == ["stuck+", "stuck-"]
+
+
 async def fail_some(item: int) -> int:
     """Fail some, one of them in a task group."""
     await anyio.sleep(0.001)
