@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, TypedDict, get_args
 
 from poolinject._injection.application import Application
+from poolinject._injection.async_backends import check_available
 from poolinject._scheduling.progress import Progress, check_progress
 from poolinject._scheduling.recycling import Limits
 from poolinject._scheduling.retries import RetryPolicy, as_policy, without_lost
@@ -17,6 +18,7 @@ from poolinject._scheduling.runs import RunOptions
 from poolinject._scheduling.shutdown import MODES
 from poolinject._transport.messages import Failure
 from poolinject.backends.base import Capabilities
+from poolinject.markers import AsyncBackend
 
 Delivery: TypeAlias = Literal["at_least_once", "at_most_once"]
 OnError: TypeAlias = "Literal['raise', 'return'] | Callable[[Failure], Any]"
@@ -112,6 +114,23 @@ def application(name: str | None, capabilities: Capabilities) -> Application | N
         message = f"app={name!r}: worker processes have another __main__. Put the application into a module"
         raise ValueError(message)
     return imported
+
+
+ASYNC_BACKENDS = get_args(AsyncBackend)
+
+
+def async_backend(name: AsyncBackend) -> AsyncBackend:
+    """Check that there is such an event loop, and that it can be imported here.
+
+    Raises:
+        ValueError: If there is not.
+        BackendUnavailableError: If its library is not installed.
+    """
+    if name not in ASYNC_BACKENDS:
+        message = f"async_backend {name!r} is not one of {', '.join(map(repr, ASYNC_BACKENDS))}"
+        raise ValueError(message)
+    check_available(name)
+    return name
 
 
 def _mapping(name: str, target: str, mapping: Any) -> Mapping[Any, Any]:

@@ -10,6 +10,7 @@ from fastapi import params
 
 Provider: TypeAlias = Callable[..., Any]
 Lifetime: TypeAlias = Literal["item", "worker", "pool"]
+AsyncBackend: TypeAlias = Literal["asyncio", "uvloop", "trio"]
 LIFETIMES: tuple[Lifetime, ...] = get_args(Lifetime)  # shortest first
 
 

@@ -24,7 +24,7 @@ from poolinject._wiring import note_cleanup_errors
 from poolinject.backends import make_backend
 from poolinject.backends.base import WorkerInfo
 from poolinject.errors import TransportError
-from poolinject.markers import Lifetime, Provider
+from poolinject.markers import AsyncBackend, Lifetime, Provider
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -54,6 +54,8 @@ class InjectedPool(AsyncMethods):
             application through ``request.app`` and ``request.state``: the first one makes the worker enter the
             lifespan, which is left at shutdown, as a dependency of lifetime ``pool``.
         warm: Providers of lifetime ``worker`` or ``pool`` to be built when the workers start, failing fast.
+        async_backend: The event loop that coroutine functions and async providers run on in each worker:
+            ``"asyncio"``, ``"uvloop"`` or ``"trio"``. Trio's has a thread of its own, where sync functions never run.
         max_in_flight: How many items may be read whose outcomes the caller has not got; by default a few chunks for
             each worker, more while chunks grow.
         max_items_per_worker: After so many items a worker process closes its scopes and ends, between two items, and
@@ -68,6 +70,7 @@ class InjectedPool(AsyncMethods):
 
     Raises:
         ValueError, TypeError: If an option is wrong; nothing has been started then.
+        BackendUnavailableError: If the library of ``async_backend`` is not installed.
     """
 
     def __init__(
@@ -80,6 +83,7 @@ class InjectedPool(AsyncMethods):
         overrides: Mapping[Provider, Provider] | None = None,
         app: str | None = None,
         warm: Iterable[Provider] = (),
+        async_backend: AsyncBackend = "asyncio",
         max_in_flight: int | None = None,
         max_items_per_worker: int | None = None,
         max_worker_memory: int | None = None,
@@ -102,6 +106,7 @@ class InjectedPool(AsyncMethods):
             handle_signals=handle_signals,
             repr_items=repr_items,
             name=str(name),
+            async_backend=_options.async_backend(async_backend),
         )
         self._backend_name = backend if isinstance(backend, str) else type(backend).__name__
         self._engine = Engine(made, functions, options)

@@ -57,8 +57,10 @@ def _files() -> Iterator[str]:
 
 
 def _threads() -> Iterator[str]:
-    """Name the threads, but for the one that tqdm keeps."""
-    return (f"thread {each.name} {each.ident}" for each in threading.enumerate() if type(each).__name__ != "TMonitor")
+    """Name the threads, but for the one that tqdm keeps, and those that trio keeps for ten seconds."""
+    for each in threading.enumerate():
+        if type(each).__name__ != "TMonitor" and not each.name.startswith("Trio thread"):
+            yield f"thread {each.name} {each.ident}"
 
 
 def _children(pid: str = "self") -> Iterator[str]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextvars
 import types
 from collections.abc import Coroutine
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 if TYPE_CHECKING:
-    import contextvars
-    from collections.abc import Callable, Generator
+    from collections.abc import Callable, Generator, Iterator
 
 Step: TypeAlias = Coroutine[Any, Any, Any]
 
@@ -29,3 +30,34 @@ def enter(coroutine: Step, context: contextvars.Context) -> Generator[Any, Any, 
             step, value = coroutine.throw, error
         else:
             step = coroutine.send
+
+
+_MISSING = object()
+_context_of_item: contextvars.ContextVar[contextvars.Context] = contextvars.ContextVar("poolinject_async_context")
+
+
+@contextmanager
+def context_elsewhere() -> Iterator[contextvars.Context]:
+    """Give the context that the coroutines of this item run in on another thread, one for all of them.
+
+    It is brought up to date, and what it has been set to is set here too afterwards.
+    """
+    context = _async_context()
+    try:
+        yield context
+    finally:
+        for variable, new in context.items():
+            if variable.get(_MISSING) is not new:
+                variable.set(new)
+
+
+def _async_context() -> contextvars.Context:
+    context = _context_of_item.get(None)
+    if context is None:
+        context = contextvars.copy_context()
+        _context_of_item.set(context)
+        return context
+    for variable, value in contextvars.copy_context().items():
+        if context.get(variable, _MISSING) is not value:
+            context.run(variable.set, value)
+    return context

@@ -32,6 +32,17 @@ class Host(Protocol):
         """Wait, in sync code, for what still goes on in the task for code on the loop; cancel it first, or not."""
 
 
+class Waiting(Protocol):
+    """A host whose coroutine waits for something, for the signal handlers of the thread that waits with it."""
+
+    def interrupt(self, error: BaseException) -> None:
+        """End that wait with an error, soon; were the handler to raise in the loop's own code, others would be hit."""
+
+    @property
+    def is_deaf(self) -> bool:
+        """Whether the loop has not come to what ``interrupt`` asked for."""
+
+
 class EventLoop(Protocol):
     """Makes hosts, and tasks for items that run beside each other.
 
@@ -40,6 +51,10 @@ class EventLoop(Protocol):
     """
 
     is_elsewhere: bool
+
+    @property
+    def waiting(self) -> Waiting | None:
+        """The host that the one thread which uses the loop waits for."""
 
     @property
     def has_own_tasks(self) -> bool:
@@ -61,10 +76,7 @@ class EventLoop(Protocol):
         """Call a function on the loop's thread when it turns; any thread may ask for it, and a signal handler."""
 
     def wait_until(self, is_over: Callable[[], bool], file: int | None = None) -> None:
-        """Let tasks go on until it is over, or until a file can be read, where the loop turns here.
-
-        It is asked for after each ``nudge``.
-        """
+        """Let tasks go on until it is over, or until a file can be read. It is asked for after each ``nudge``."""
 
     def nudge(self) -> None:
         """Say, on the loop's thread, that what somebody waits for may be over."""

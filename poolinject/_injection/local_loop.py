@@ -6,14 +6,16 @@ A coroutine that never suspends costs no turn of the loop.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
+import selectors
 import sys
 import types
 from asyncio.events import _get_running_loop, _set_running_loop
 from asyncio.tasks import _enter_task, _leave_task
 from collections import deque
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from poolinject._injection.event_loop import STOP_TIMEOUT, wind_up
 from poolinject._injection.tasks import AsyncioRunning, AsyncioTasks
@@ -31,8 +33,19 @@ class LocalLoop:
 
     is_elsewhere = False
 
-    def __init__(self, make: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop) -> None:
-        self._make = make
+    def __init__(
+        self,
+        make: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop,
+        *,
+        watch: Literal["the file", "a selector"] = "the file",
+    ) -> None:
+        """Make no loop yet.
+
+        Args:
+            make: Makes one.
+            watch: What the loop may be given to wait for a file. Some loops have files that they watch block no more.
+        """
+        self._make, self._watch = make, watch
         self._loop: asyncio.AbstractEventLoop | None = None
         self._hosts: list[LocalHost] = []
         self._is_awaited = False
@@ -101,23 +114,35 @@ class LocalLoop:
         def note() -> None:
             nonlocal can_be_read
             can_be_read = True
-            loop.stop()
+            self.nudge()
 
-        if file is not None:
-            loop.add_reader(file, note)
         try:
-            self._is_awaited = True
-            with self._turning():
+            with self._turning(), self._reading(loop, file, note):
                 while not can_be_read and not is_over():
+                    self._is_awaited = True
                     loop.run_forever()
         finally:
             self._is_awaited = False
-            if file is not None:
-                loop.remove_reader(file)
+
+    @contextmanager
+    def _reading(self, loop: asyncio.AbstractEventLoop, file: int | None, note: Callable[[], None]) -> Iterator[None]:
+        """Have a function called when a file can be read."""
+        if file is None:
+            yield
+            return
+        with contextlib.ExitStack() as stack:
+            if self._watch == "a selector":
+                selector = stack.enter_context(contextlib.closing(selectors.DefaultSelector()))
+                selector.register(file, selectors.EVENT_READ)
+                file = selector.fileno()  # those of Linux and macOS are files themselves
+            loop.add_reader(file, note)
+            stack.callback(loop.remove_reader, file)
+            yield
 
     def nudge(self) -> None:
         """Have whoever waits look whether it is over."""
         if self._loop is not None and self._is_awaited:
+            self._is_awaited = False  # uvloop counts: a second stop would be for who turns the loop next
             self._loop.stop()
 
     @contextmanager
@@ -165,6 +190,7 @@ class LocalHost:
         self._send: Callable[[Any], Any]
         self._throw: Callable[[Any], Any]
         self._cancelled: asyncio.CancelledError | None = None
+        self._is_told = False  # of a cancellation: another one, before it has been heard of, is the same to asyncio
         self._wanted: asyncio.Future[tuple[Any, asyncio.Future[Any]] | None]
         self._done: asyncio.Future[tuple[bool, Any]]  # the wait that the loop turns for
         self._interrupt: BaseException | None = None  # what that wait is to end with
@@ -267,7 +293,8 @@ class LocalHost:
                     raise
                 wanted = None if self._wanted.cancelled() else self._wanted.result()
                 if wanted is None:
-                    self._cancelled = error  # between two waits, say by a task group: the next wait is told
+                    if not self._is_told:
+                        self._cancelled = error  # between two waits, say by a task group: the next wait is told
                     continue
                 done, outcome = wanted[1], (False, error)  # before the wait had begun
             else:
@@ -276,6 +303,7 @@ class LocalHost:
                 waits_for, done = wanted
                 outcome = await _outcome_of(_wait_for(waits_for))
             if not done.done():
+                self._is_told = isinstance(outcome[1], asyncio.CancelledError)
                 done.set_result(outcome)
 
     async def _do_what_is_asked(self) -> None:
@@ -296,6 +324,7 @@ class LocalHost:
         """Let the loop turn until the wait is over; give whether it went well, and its value or error."""
         if self._wanted.cancelled():
             self._loop.turn(_yield_once())
+        self._is_told = False
         cancelled = self._take_cancelled()
         if cancelled is not None:
             return False, cancelled

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import concurrent.futures
-import contextvars
 import threading
 from typing import TYPE_CHECKING, Any
 
-from poolinject._injection.contexts import enter
+from poolinject._injection.contexts import context_elsewhere, enter
 from poolinject._injection.event_loop import STOP_TIMEOUT, wind_up
+from poolinject._injection.own_thread import OwnThread
 from poolinject._injection.tasks import AsyncioRunning, AsyncioTasks
 
 if TYPE_CHECKING:
@@ -17,44 +16,31 @@ if TYPE_CHECKING:
 
     from poolinject._injection.contexts import Step
 
-LOOK_SECONDS = 1.0  # after so long a wait looks whether the loop's thread is still there
 
-
-class LoopThread:
+class LoopThread(OwnThread):
     """A loop on a thread of its own, for workers that are threads: async dependencies can be shared among them."""
 
-    is_elsewhere = True
-    has_own_tasks = False  # it turns all the time
+    waiting = None  # nothing interrupts a thread
 
     def __init__(self, name: str, make: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop) -> None:
-        self._name, self._make = name, make
+        super().__init__(name)
+        self._make = make
         self._lock = threading.Lock()
         self._tasks = AsyncioTasks()
         self.failing = self._tasks.failing
-        self._nudged = threading.Condition()
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._thread: threading.Thread | None = None
 
     def get(self) -> asyncio.AbstractEventLoop:
         """Give the loop; its thread starts on first use."""
         with self._lock:
             if self._loop is None:
                 self._loop = self._make()
-                run = self._loop.run_forever
-                self._thread = threading.Thread(target=run, name=f"{self._name} event loop", daemon=True)
-                self._thread.start()
+                self.start_thread(self._loop.run_forever)
             return self._loop
 
     def is_current(self, loop: asyncio.AbstractEventLoop) -> bool:
         """Tell whether a loop is this one and not being closed."""
         return loop is self._loop
-
-    def wait_for(self, future: concurrent.futures.Future[Any]) -> Any:
-        """Wait for what runs on the loop, as long as its thread is there."""
-        while True:
-            concurrent.futures.wait([future], timeout=LOOK_SECONDS)
-            if future.done() or self._thread is None or not self._thread.is_alive():
-                return future.result(0)
 
     def host(self) -> ThreadHost:
         """Make a new host; it costs nothing until it runs something."""
@@ -70,28 +56,17 @@ class LoopThread:
 
     call_soon = call
 
-    def wait_until(self, is_over: Callable[[], bool], file: int | None = None) -> None:  # noqa: ARG002 - whoever reads waits
-        """Wait, as long as the loop's thread is there."""
-        while not is_over() and self._thread is not None and self._thread.is_alive():
-            with self._nudged:
-                if not is_over():
-                    self._nudged.wait(LOOK_SECONDS)
-
-    def nudge(self) -> None:
-        """Have whoever waits look whether it is over."""
-        with self._nudged:
-            self._nudged.notify_all()
-
     def close(self) -> None:
         """Cancel what is left and end the thread."""
         with self._lock:
-            loop, thread, self._loop = self._loop, self._thread, None
+            loop, thread, self._loop = self._loop, self.thread, None
         if loop is None or thread is None:
             return
         asyncio.run_coroutine_threadsafe(wind_up(), loop).result(2 * STOP_TIMEOUT)
         loop.call_soon_threadsafe(loop.stop)
         thread.join(STOP_TIMEOUT)
         loop.close()
+        self.close_pipe()
 
 
 class ThreadHost:
@@ -107,15 +82,9 @@ class ThreadHost:
         What it sets in a ``ContextVar`` is set here too afterwards.
         """
         loop = self._loop.get()
-        context = _async_context()
-        try:
-            ok, value = self._loop.wait_for(
-                asyncio.run_coroutine_threadsafe(self._ask(enter(coroutine, context)), loop)
-            )
-        finally:
-            for variable, new in context.items():
-                if variable.get(_MISSING) is not new:
-                    variable.set(new)
+        with context_elsewhere() as context:
+            asked = asyncio.run_coroutine_threadsafe(self._ask(enter(coroutine, context)), loop)
+            ok, value = self._loop.wait_for(asked)
         if ok:
             return value
         raise value
@@ -155,23 +124,6 @@ class ThreadHost:
                 task.cancel(*cancelled.args)
                 cancelled = None
             await _answer(step, done)
-
-
-_MISSING = object()
-_context_of_item: contextvars.ContextVar[contextvars.Context] = contextvars.ContextVar("poolinject_async_context")
-
-
-def _async_context() -> contextvars.Context:
-    """Give the context that the coroutines of this item run in, brought up to date."""
-    context = _context_of_item.get(None)
-    if context is None:
-        context = contextvars.copy_context()
-        _context_of_item.set(context)
-        return context
-    for variable, value in contextvars.copy_context().items():
-        if context.get(variable, _MISSING) is not value:
-            context.run(variable.set, value)
-    return context
 
 
 async def _answer(step: Step, done: asyncio.Future[Any]) -> None:

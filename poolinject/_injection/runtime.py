@@ -66,15 +66,14 @@ class Measured:
 
 
 class Runtime:
-    """The scopes and the loop of one worker. ``pool_scope`` is given where threads share it, and then not closed."""
+    """The scopes and the loop of one worker. With ``pool_scope`` threads share both, and then close neither."""
 
     def __init__(
         self, worker: WorkerContext, loop: EventLoop | None = None, pool_scope: SharedScope | None = None
     ) -> None:
         self.worker = worker
-        self._own_loop = loop is None
         self.loop: EventLoop = LocalLoop() if loop is None else loop
-        self._own_pool_scope = pool_scope is None
+        self._is_shared = pool_scope is not None
         self.pool_scope = SharedScope("pool", self.loop.host(), worker) if pool_scope is None else pool_scope
         self.worker_scope = SharedScope("worker", self.loop.host(), worker, longer=self.pool_scope)
         self.host = self.loop.host()
@@ -106,7 +105,7 @@ class Runtime:
         """Give a shared dependency to a task."""
         if key in scope:
             return scope[key]
-        if self.loop.is_elsewhere:  # other threads may be building it, under a lock
+        if self._is_shared:  # other threads may be building it, under a lock
             return await to_thread.run_sync(scope.__getitem__, key)
         return await scope.fetch(key)
 
@@ -150,8 +149,7 @@ class Runtime:
     def close(self) -> list[CleanupFailure]:
         """Close the worker's scope, then the pool's, then the loop; give what their cleanups raised."""
         failures = self.worker_scope.close()
-        if self._own_pool_scope:
+        if not self._is_shared:
             failures += self.pool_scope.close()
-        if self._own_loop:
             self.loop.close()
         return failures

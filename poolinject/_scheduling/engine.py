@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from poolinject._scheduling.shutdown import Mode
     from poolinject._transport.messages import Load
     from poolinject.backends.base import Backend
-    from poolinject.markers import Provider
+    from poolinject.markers import AsyncBackend, Provider
 
 EXIT_MARGIN = 15.0  # seconds beyond ``cleanup_timeout`` that shutdown takes at the most once runs are over
 SMALLEST_LIMIT = 16  # items in flight for each worker where the limit is automatic
@@ -50,6 +50,7 @@ class EngineOptions:
     limits: Limits
     repr_items: bool
     name: str
+    async_backend: AsyncBackend = "asyncio"
 
 
 class Engine:
@@ -81,7 +82,7 @@ class Engine:
                 plans = [self._plan_warm(provider) for provider in options.warm]
                 warm = [self.functions.load(each) for each in plans]
                 preload = self.functions.modules(plans if plan is None else [*plans, plan])
-                count = self.backend.start(options.name, options.workers, preload)
+                count = self.backend.start(options.name, options.workers, preload, options.async_backend)
                 self.driver = Driver(
                     self.backend, count, warm, options.cleanup_timeout, options.name, limits=options.limits
                 )

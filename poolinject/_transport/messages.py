@@ -7,7 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, Literal, NamedTuple, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, TypeAlias, TypeVar
+
+if TYPE_CHECKING:
+    from poolinject.markers import AsyncBackend
 
 Value = TypeVar("Value")
 Phase: TypeAlias = Literal["setup", "call", "cleanup", "transport", "timeout", "lost"]
@@ -71,6 +74,7 @@ class Setup:
     worker_id: int
     generation: int
     pool_name: str
+    async_backend: AsyncBackend = "asyncio"
 
 
 @dataclass(frozen=True, slots=True)

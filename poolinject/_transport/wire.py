@@ -60,8 +60,8 @@ def encode_to_worker(message: ToWorker | Setup, arena: Arena | None = None) -> l
             return frames.pack(LOAD, pickle.dumps((function, name, blob)))
         case Forget(content) | Warm(content) | Limit(content) | Cancel(content):
             return frames.pack(_ONE_FIELD_KINDS[type(message)], pickle.dumps(content))
-        case Setup(worker_id, generation, pool_name):
-            return frames.pack(SETUP, pickle.dumps((worker_id, generation, pool_name)))
+        case Setup(worker_id, generation, pool_name, async_backend):
+            return frames.pack(SETUP, pickle.dumps((worker_id, generation, pool_name, async_backend)))
         case Stop():
             return frames.pack(STOP)
 

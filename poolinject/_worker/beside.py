@@ -6,6 +6,8 @@ together with what else the loop has brought to its end meanwhile, whatever the 
 
 from __future__ import annotations
 
+import contextlib
+import contextvars
 import functools
 import signal
 import time
@@ -18,7 +20,7 @@ from poolinject._transport import codec, remote_errors
 from poolinject._transport.codec import Unsendable
 from poolinject._transport.messages import Chunk, Failed, FromWorker, Results
 from poolinject._worker.control import COUNTED, DEADLINE
-from poolinject._worker.lifecycle import Terminated, is_interrupt
+from poolinject._worker.lifecycle import Terminated, is_interrupt, is_terminated
 from poolinject._worker.outcomes import Packed
 from poolinject._worker.timeouts import GRACE_SECONDS, SECOND
 from poolinject.errors import ItemTimeoutError, WorkerLostError
@@ -55,6 +57,7 @@ class Batch:
     chunk: Chunk
     function: TaskCalls
     end: int  # the first item that will not start
+    context: contextvars.Context  # that each item gets a copy of, whatever the one that made room for it has set
     begun: int = 0
     done: int = 0
     ended: dict[int, tuple[Any, float]] = field(default_factory=dict)
@@ -108,11 +111,13 @@ class ItemTasks:
     def add(self, chunk: Chunk, function: TaskCalls) -> None:
         """Start the items of a chunk as their function has room."""
         self._added += 1
-        self._loop.call(functools.partial(self._add, Batch(chunk, function, len(chunk.items))))
+        batch = Batch(chunk, function, len(chunk.items), contextvars.copy_context())
+        self._loop.call(functools.partial(self._add, batch))
 
     def cancel(self, run: int | None = None) -> None:
         """Start no further item of a run, or of all, and cancel those that run; their scopes close."""
-        self._loop.call(functools.partial(self._cancel, run))
+        if self.is_active:
+            self._loop.call(functools.partial(self._cancel, run))
 
     def terminate(self) -> None:
         """Start no further item, and cancel all; a signal handler may call it."""
@@ -182,7 +187,8 @@ class ItemTasks:
             entry.deadline = time.monotonic_ns() + int((chunk.timeout + GRACE_SECONDS) * SECOND)
             self._publish_deadline()
         late = functools.partial(ItemTimeoutError, chunk.start + place, chunk.timeout)
-        entry.task = self._loop.start(functools.partial(self._run, entry, call, item), chunk.timeout, late)
+        work = functools.partial(self._run, entry, call, item)
+        entry.task = batch.context.run(self._loop.start, work, chunk.timeout, late)
 
     async def _run(self, entry: Entry, call: Any, item: Any) -> None:
         chunk = entry.batch.chunk
@@ -217,7 +223,7 @@ class ItemTasks:
             if failed.error is not reason:
                 reason.__cause__ = failed.error
             return ItemFailed(reason, "timeout", failed.provider)
-        if type(outcome) is ItemFailed and isinstance(outcome.error, Terminated):
+        if type(outcome) is ItemFailed and is_terminated(outcome.error):
             error = WorkerLostError(self._runtime.worker.worker_id, -signal.SIGTERM, index)
             error.__cause__ = outcome.error
             return ItemFailed(error, "lost", None)
@@ -266,13 +272,17 @@ class ItemTasks:
             if position == len(places) or places[position] != places[position - 1] + 1:
                 outcomes = [ended[place] for place in places[first:position]]
                 is_last = is_over and position == len(places)
-                self._send(self._results(chunk, places[first], outcomes, sampled, done=is_last))
+                self._tell(self._results(chunk, places[first], outcomes, sampled, done=is_last))
                 sampled, first = (), position
         if is_over:
             if not places:
-                self._send(self._results(chunk, batch.end, [], (), done=True))
+                self._tell(self._results(chunk, batch.end, [], (), done=True))
             batch.end = -1  # it is not told again
             self._ended += 1
+
+    def _tell(self, results: Results) -> None:
+        with contextlib.suppress(ConnectionError):  # the caller is gone: others see to that, the tasks have to end
+            self._send(results)
 
     def _results(
         self, chunk: Chunk, place: int, outcomes: list[tuple[Any, float]], sampled: Sampled, *, done: bool

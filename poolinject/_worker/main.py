@@ -8,6 +8,7 @@ import signal
 import socket
 from typing import TYPE_CHECKING
 
+from poolinject._injection.async_backends import local_loop
 from poolinject._injection.runtime import Runtime
 from poolinject._transport import wire
 from poolinject._transport.frames import FrameReader
@@ -20,6 +21,7 @@ from poolinject._worker.orphans import CallerWatch
 from poolinject._worker.outbox import Outbox
 from poolinject._worker.runner import Runner
 from poolinject._worker.timeouts import with_deadlines
+from poolinject.errors import BackendUnavailableError
 from poolinject.markers import WorkerContext
 
 if TYPE_CHECKING:
@@ -124,7 +126,7 @@ class Worker:
     def _turn(self, runner: Runner) -> None:
         """Let the tasks go on until there is a message; do what had to wait for their end."""
         loop = runner.runtime.loop
-        while runner.has_tasks:
+        while not runner.is_at_rest:
             loop.wait_until(lambda: not runner.has_tasks, self._connection.fileno())
             if runner.has_tasks:
                 return
@@ -135,18 +137,25 @@ class Worker:
 
     def _follow(self, message: ToWorker | Setup) -> None:
         if isinstance(message, Setup):
-            worker = WorkerContext(message.worker_id, message.generation, message.pool_name)
-            journal = self._outbox.journal = Journal(self._control)
-            send, arena, wake = self._outbox.put, self._outgoing, self._monitor.wake
-            runtime = Runtime(worker)
-            runtime.pool_scope.on_open = runtime.worker_scope.on_open = self._control.hold
-            self._runner = Runner(runtime, self._control, send, pickles=True, arena=arena, journal=journal, wake=wake)
-            self._outbox.put(Ready())
+            try:
+                self._set_up(message)
+            except BackendUnavailableError as error:
+                self._outbox.put(Ready(error))
+            else:
+                self._outbox.put(Ready())
         elif self._runner is None:
             message_text = "a worker got work before its set-up"
             raise AssertionError(message_text)
         else:
             self._runner.follow(message)
+
+    def _set_up(self, setup: Setup) -> None:
+        worker = WorkerContext(setup.worker_id, setup.generation, setup.pool_name)
+        journal = self._outbox.journal = Journal(self._control)
+        send, arena, wake = self._outbox.put, self._outgoing, self._monitor.wake
+        runtime = Runtime(worker, local_loop(setup.async_backend, setup.pool_name))
+        runtime.pool_scope.on_open = runtime.worker_scope.on_open = self._control.hold
+        self._runner = Runner(runtime, self._control, send, pickles=True, arena=arena, journal=journal, wake=wake)
 
     def _go_on(self, runner: Runner) -> None:
         runner.go_on()

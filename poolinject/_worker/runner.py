@@ -12,13 +12,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from poolinject._injection.generators import Failed as ItemFailed
-from poolinject._injection.local_loop import LocalLoop
 from poolinject._transport.codec import DamagedBatch, Unsendable
 from poolinject._transport.functions import load_function
 from poolinject._transport.messages import Cancel, Chunk, Forget, FromWorker, Limit, Load, Ready, Returned, Warm
 from poolinject._worker.beside import ItemTasks, TaskCalls
 from poolinject._worker.control import COUNTED, UNCOUNTED
-from poolinject._worker.lifecycle import Terminated, is_interrupt
+from poolinject._worker.lifecycle import is_interrupt, is_terminated
 from poolinject._worker.memory import MemoryWatch
 from poolinject._worker.outcomes import Objects, Packed, Primitives, Work
 from poolinject._worker.recording import BULK_SHARE, SHARE, Conduct, seconds_to_record
@@ -133,6 +132,11 @@ class Runner:
         """Whether items run beside each other now; they go on while somebody waits in the loop."""
         return self._tasks.is_active
 
+    @property
+    def is_at_rest(self) -> bool:
+        """Whether no item runs and no message waits for the tasks to end."""
+        return not (self._tasks.is_active or self._held)
+
     def _has_to_wait(self, message: ToWorker) -> bool:
         is_alone = isinstance(message, Warm) or (isinstance(message, Chunk) and not self._runs_beside(message))
         return is_alone and self._tasks.is_active
@@ -190,8 +194,9 @@ class Runner:
 
     def forget(self, message: Forget) -> None:
         """Let go of a function; the shared dependencies that it used stay."""
-        self._functions.pop(message.function, None)
-        self._tasks.forget(message.function)
+        function = self._functions.pop(message.function, None)
+        if function is not None and function.tasks is not None:
+            self._tasks.forget(message.function)
 
     def warm(self, message: Warm) -> None:
         """Build shared dependencies ahead of the first item, and say whether that went well."""
@@ -265,9 +270,7 @@ class Runner:
 
     def _start_clock(self, timeout: float) -> None:
         if self._clock is None:
-            loop = self.runtime.loop
-            assert isinstance(loop, LocalLoop)  # noqa: S101 - only processes can do this
-            self._clock = Clock(self._words, loop)
+            self._clock = Clock(self._words, self.runtime.loop)
         self._clock.prepare(timeout)
 
     def _store(self, function: Loaded, *, is_quick: bool) -> Objects | Packed:
@@ -312,7 +315,7 @@ class Runner:
         assert work is not None  # noqa: S101 - tells mypy
         if self._interruptible and is_interrupt(failed.error):
             self._interrupt = failed.error
-        elif isinstance(failed.error, Terminated):  # the end of a worker process, which is not the caller's
+        elif is_terminated(failed.error):  # the end of a worker process, which is not the caller's
             error = WorkerLostError(self.runtime.worker.worker_id, -signal.SIGTERM, work.chunk.start + work.done)
             error.__cause__ = failed.error
             failed = ItemFailed(error, "lost", None)

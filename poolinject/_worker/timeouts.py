@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from types import FrameType
 
-    from poolinject._injection.local_loop import LocalLoop
+    from poolinject._injection.event_loop import EventLoop
     from poolinject._worker.outcomes import Work
 
 # What the Go runtime chose for the same purpose, for the same reasons: Linux and macOS have it (they have no real-time
@@ -50,7 +50,7 @@ class Clock:
     later. While the worker's event loop turns, the loop is asked to throw it in; where that is blocked, it raises, too.
     """
 
-    def __init__(self, words: memoryview, loop: LocalLoop) -> None:
+    def __init__(self, words: memoryview, loop: EventLoop) -> None:
         self._words, self._loop = words, loop
         self._thread = threading.get_ident()
         self._timeout, self._limit = 0.0, 0

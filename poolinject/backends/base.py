@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from poolinject._transport.messages import FromWorker, ToWorker
+    from poolinject.markers import AsyncBackend
 
 State: TypeAlias = Literal["starting", "idle", "busy", "stopped", "lost"]
 
@@ -77,8 +78,10 @@ class Backend(ABC):
     capabilities: Capabilities
 
     @abstractmethod
-    def start(self, pool_name: str, workers: int, preload: Sequence[str]) -> int:
-        """Start the workers and give their number; each sends ``Ready``. *preload* names modules worth importing.
+    def start(self, pool_name: str, workers: int, preload: Sequence[str], async_backend: AsyncBackend) -> int:
+        """Start the workers and give their number; each sends ``Ready``.
+
+        *preload* names modules worth importing, *async_backend* the event loop that the workers are to use.
 
         Raises:
             BackendUnavailableError: If workers cannot be had here.

@@ -6,13 +6,14 @@ import os
 from collections import deque
 from typing import TYPE_CHECKING, Literal
 
+from poolinject._injection.async_backends import local_loop
 from poolinject._injection.runtime import Runtime
 from poolinject._transport.messages import Chunk, FromWorker, Ready, Stop, Stopped, ToWorker
 from poolinject._worker.control import private_control
 from poolinject._worker.runner import Runner
 from poolinject.backends.base import Backend, Capabilities, Gone
 from poolinject.backends.membership import inside
-from poolinject.markers import WorkerContext
+from poolinject.markers import AsyncBackend, WorkerContext
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,14 +24,19 @@ class InlineBackend(Backend):
 
     capabilities = Capabilities(shares_memory=True, runs_in_caller=True)
 
-    def start(self, pool_name: str, workers: int, preload: Sequence[str]) -> int:  # noqa: ARG002 - nothing to import
+    def start(
+        self,
+        pool_name: str,
+        workers: int,  # noqa: ARG002 - there is one
+        preload: Sequence[str],  # noqa: ARG002 - nothing to import
+        async_backend: AsyncBackend,
+    ) -> int:
         """Make the runner."""
         self._inbox: deque[ToWorker] = deque()
         self._outbox: deque[tuple[int, FromWorker | Gone]] = deque()
         self._control = private_control()
-        self._runner = Runner(
-            Runtime(WorkerContext(0, 0, pool_name)), self._control, self._send_back, interruptible=True
-        )
+        runtime = Runtime(WorkerContext(0, 0, pool_name), local_loop(async_backend, pool_name))
+        self._runner = Runner(runtime, self._control, self._send_back, interruptible=True)
         self._send_back(Ready())
         return 1
 
@@ -52,12 +58,14 @@ class InlineBackend(Backend):
             self._follow(self._inbox.popleft())
             if not self._runner.has_tasks:
                 break
-        if not self._outbox and self._runner.has_tasks:
+        if not (self._outbox or self._runner.is_at_rest):
             with inside(self):
-                self._runner.turn(lambda: bool(self._outbox))
+                if self._runner.has_tasks:
+                    self._runner.turn(lambda: bool(self._outbox))
                 self._runner.go_on()
-        messages = list(self._outbox)
-        self._outbox.clear()
+        messages = []
+        while self._outbox:
+            messages.append(self._outbox.popleft())
         return messages
 
     def _follow(self, message: ToWorker) -> None:

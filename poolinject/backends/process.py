@@ -9,6 +9,7 @@ import selectors
 import signal
 import socket
 from collections import deque
+from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
 from poolinject._transport import wire
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from poolinject._transport.picklers import Buffer
+    from poolinject.markers import AsyncBackend
 
 RECEIVE_SIZE = 1 << 18
 GATHER_SIZE = 1 << 14  # bytes of a message that is written at once
@@ -128,7 +130,7 @@ class ProcessBackend(Backend):
         self._preload: tuple[str, ...] = ()
         self._unwritten: set[int] = set()
 
-    def start(self, pool_name: str, workers: int, preload: Sequence[str]) -> int:
+    def start(self, pool_name: str, workers: int, preload: Sequence[str], async_backend: AsyncBackend) -> int:
         """Start the processes; none of them imports the caller's main module."""
         self._selector = selectors.DefaultSelector()
         self._preload = tuple(preload)
@@ -136,7 +138,7 @@ class ProcessBackend(Backend):
         self._selector.register(self._waker, READ, None)
         try:
             for worker_id in range(workers):
-                peer = Peer(Setup(worker_id, 0, pool_name), self.start_method, self._preload)
+                peer = Peer(Setup(worker_id, 0, pool_name, async_backend), self.start_method, self._preload)
                 self._peers.append(peer)
                 self._watch(worker_id, peer)
         except BaseException:
@@ -246,7 +248,7 @@ class ProcessBackend(Backend):
     def replace(self, worker_id: int) -> None:
         """Start a process with the set-up of the one that has ended."""
         old = self._peers[worker_id]
-        setup = Setup(worker_id, old.setup.generation + 1, old.setup.pool_name)
+        setup = replace(old.setup, generation=old.setup.generation + 1)
         old.close()
         self._peers[worker_id] = peer = Peer(setup, self.start_method, self._preload)
         self._watch(worker_id, peer)

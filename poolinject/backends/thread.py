@@ -8,7 +8,7 @@ import threading
 from collections import deque
 from typing import TYPE_CHECKING, Literal
 
-from poolinject._injection.loop_thread import LoopThread
+from poolinject._injection.async_backends import shared_loop
 from poolinject._injection.runtime import Runtime
 from poolinject._injection.scopes import SharedScope
 from poolinject._transport.messages import Chunk, FromWorker, Ready, Stop, Stopped, ToWorker
@@ -18,10 +18,11 @@ from poolinject._worker.runner import Runner
 from poolinject.backends._waker import Waker
 from poolinject.backends.base import Backend, Capabilities, Gone
 from poolinject.backends.membership import inside
-from poolinject.markers import WorkerContext
+from poolinject.markers import AsyncBackend, WorkerContext
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
 
 JOIN_SECONDS = 5.0  # for a thread that has said that it is done
 
@@ -31,11 +32,17 @@ class ThreadBackend(Backend):
 
     capabilities = Capabilities(shares_memory=True)
 
-    def start(self, pool_name: str, workers: int, preload: Sequence[str]) -> int:  # noqa: ARG002 - imported already
+    def start(
+        self,
+        pool_name: str,
+        workers: int,
+        preload: Sequence[str],  # noqa: ARG002 - imported already
+        async_backend: AsyncBackend,
+    ) -> int:
         """Start the threads."""
         self._outbox: deque[tuple[int, FromWorker | Gone]] = deque()
         self._waker = Waker()
-        self._loop = LoopThread(pool_name)
+        self._loop = shared_loop(async_backend, pool_name)
         self._pool_scope = SharedScope("pool", self._loop.host(), WorkerContext(0, 0, pool_name))
         self._running, self._lock = workers, threading.Lock()
         self._done: list[threading.Thread] = []

@@ -22,6 +22,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Annotated, Any
 
+import anyio
 import pytest
 
 from poolinject import Depends, InjectedPool
@@ -160,13 +161,21 @@ def hang_in_cleanup(item: int, hanging: Annotated[str, Depends(get_hanging)]) ->
     """Leave it to the dependency."""
 
 
-def begin_item(begin: Begin, method: str, function: str, head: str = "", items: Sequence[int] = (0,)) -> Any:
+def begin_item(
+    begin: Begin,
+    method: str,
+    function: str,
+    head: str = "",
+    items: Sequence[int] = (0,),
+    async_backend: str = "asyncio",
+) -> Any:
     """Start a caller that maps one of these functions."""
     script = f"""
     from poolinject import InjectedPool
     from tests.faults import test_caller_death as here
     {head}
-    with InjectedPool(1, start_method={method!r}, lifetimes=here.LIFETIMES) as pool:
+    options = {{"start_method": {method!r}, "lifetimes": here.LIFETIMES, "async_backend": {async_backend!r}}}
+    with InjectedPool(1, **options) as pool:
         pool.map({function}, {list(items)}, on_error='return')
     """
     return begin("-c", textwrap.dedent(script))
@@ -185,6 +194,38 @@ def test_interrupted_item_lets_everything_close(begin: Begin, ledger: ModuleType
     session.vanishes(BOUND)
     assert ledger.count("engine+") == ledger.count("session+") == 1
     session.check_nothing_left()
+
+
+async def wait_in_tasks(item: int, session: Session) -> None:
+    """Wait beside others."""
+    note("began.")
+    await anyio.sleep(60)
+
+
+async def get_waiting(session: Session) -> None:
+    """Wait while the main thread does."""
+    note("began.")
+    await anyio.sleep(60)
+
+
+def wait_in_provider(item: int, waiting: Annotated[None, Depends(get_waiting)]) -> None:
+    """Leave it to the dependency."""
+
+
+@pytest.mark.parametrize("items", [[0], [0, 1, 2]], ids=len)
+@pytest.mark.parametrize("function", [wait_in_tasks, wait_in_provider], ids=lambda function: function.__name__)
+@pytest.mark.parametrize("async_backend", ["asyncio", "uvloop", "trio"])
+def test_interrupted_async_work_lets_everything_close(
+    begin: Begin, ledger: ModuleType, async_backend: str, function: Any, items: list[int]
+) -> None:
+    """On every event loop."""
+    pytest.importorskip(async_backend)
+    session = begin_item(begin, "forkserver", f"here.{function.__name__}", items=items, async_backend=async_backend)
+    ledger.wait_for("began.", len(items) if function is wait_in_tasks else 1)
+    session.kill()
+    session.vanishes(BOUND)
+    session.check_nothing_left()
+    assert "Traceback" not in session.output()
 
 
 def get_slow_to_close(item: int, session: Session) -> Iterator[str]:

@@ -10,12 +10,13 @@ import signal
 import sys
 import threading
 import warnings
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 import anyio
 import pytest
 
+from poolinject._injection.async_backends import local_loop, shared_loop
 from poolinject._injection.event_loop import EventLoop, Host
 from poolinject._injection.local_loop import LocalLoop
 from poolinject._injection.loop_thread import LoopThread
@@ -24,11 +25,21 @@ TIMEOUT = 5.0
 variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable", default="unset")
 
 
-@pytest.fixture(params=["local", "thread"])
+KINDS: dict[str, Callable[[], EventLoop]] = {
+    "local": lambda: local_loop("asyncio", "test"),
+    "thread": lambda: shared_loop("asyncio", "test"),
+    "local uvloop": lambda: local_loop("uvloop", "test"),
+    "uvloop thread": lambda: shared_loop("uvloop", "test"),
+}
+
+
+@pytest.fixture(params=KINDS)
 def loop(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[EventLoop]:
     """Make each kind of loop in asyncio's debug mode; nothing may be left pending."""
     monkeypatch.setenv("PYTHONASYNCIODEBUG", "1")
-    made: EventLoop = LocalLoop() if request.param == "local" else LoopThread("test")
+    if "uvloop" in request.param:
+        pytest.importorskip("uvloop")
+    made = KINDS[request.param]()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         yield made

@@ -24,7 +24,7 @@ class NotingBackend(Backend):
     def __init__(self) -> None:
         self.notes: list[tuple[str, int]] = []
 
-    def start(self, pool_name: str, workers: int, preload: Sequence[str]) -> int:
+    def start(self, pool_name: str, workers: int, preload: Sequence[str], async_backend: str) -> int:
         return workers
 
     def send(self, worker_id: int, message: ToWorker) -> int:
