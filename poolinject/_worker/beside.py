@@ -205,7 +205,7 @@ class ItemTasks:
             self._publish_deadline()
         if entry.is_measured and function.measured is not None:
             batch.sampled, function.is_measuring = function.measured.take(), False
-        outcome = self._with_reason(task, outcome, batch.chunk.start + entry.place)
+        outcome = self._with_reason(entry, task.reason, outcome)
         if type(outcome) is ItemFailed and is_interrupt(outcome.error):
             self.interrupt = outcome.error
         if entry.is_dropped and type(outcome) is ItemFailed:
@@ -215,9 +215,11 @@ class ItemTasks:
         self._close_if_done(batch)
         self._admit(function)
 
-    def _with_reason(self, task: Running, outcome: Any, index: int) -> Any:
-        """Say that an item failed because it was cancelled, whatever it has made of that."""
-        reason = task.reason
+    def _with_reason(self, entry: Entry, reason: BaseException | None, outcome: Any) -> Any:
+        """Say that an item failed because it was cancelled, whatever it has made of that, or should have been."""
+        chunk, index = entry.batch.chunk, entry.batch.chunk.start + entry.place
+        if entry.deadline and reason is None and time.monotonic_ns() > entry.deadline - GRACE_SECONDS * SECOND:
+            reason = ItemTimeoutError(index, chunk.timeout)  # it has held up the loop
         if isinstance(reason, ItemTimeoutError):
             failed = outcome if type(outcome) is ItemFailed else ItemFailed(reason, "timeout", None)
             if failed.error is not reason:

@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 import threading
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -192,6 +193,20 @@ def test_each_item_has_its_own_time_limit(process: Kind, ledger: ModuleType) -> 
         assert all(isinstance(f.error, ItemTimeoutError) and f.phase == "timeout" for f in failures)
         assert [worker.generation for worker in pool.workers] == [0, 0]
     ledger.check_balanced()
+
+
+async def hold_up(item: int) -> int:
+    """Let nothing else go on."""
+    time.sleep(0.6 if item == 1 else 0.0)  # noqa: ASYNC251 - on purpose
+    return item
+
+
+def test_an_item_that_holds_the_loop_up_is_late_all_the_same(process: Kind) -> None:
+    """Nobody could tell it in time."""
+    with process.pool(1) as pool:
+        (_, failure) = pool.map(hold_up, range(2), on_error="return", timeout=0.3)
+        assert isinstance(failure, Failure)
+        assert isinstance(failure.error, ItemTimeoutError)
 
 
 async def die_once(item: int) -> int:
