@@ -126,20 +126,22 @@ class TrioHost:
 
         What it sets in a ``ContextVar`` is set here too afterwards. An interrupt is thrown into it.
         """
-        token, done = self._loop.get(), concurrent.futures.Future[tuple[bool, Any]]()
         with context_elsewhere() as context:
-            asked = Asked(enter(coroutine, context), done.set_result)
-            token.run_sync_soon(self._put, asked)
-            self._current, self._loop.waiting = asked, self
-            try:
-                ok, value = self._wait(asked, done)
-            finally:
-                self._loop.waiting = None
-        if asked.interrupt is not None:  # it came when all was over
-            raise asked.interrupt
+            ok, value = self._ask(enter(coroutine, context))
         if ok:
             return value
         raise value
+
+    def _ask(self, coroutine: Step) -> tuple[bool, Any]:
+        token, done = self._loop.get(), concurrent.futures.Future[tuple[bool, Any]]()
+        asked = Asked(coroutine, done.set_result)
+        token.run_sync_soon(self._put, asked)
+        self._current, self._loop.waiting = asked, self
+        try:
+            outcome = self._wait(asked, done)
+        finally:
+            self._loop.waiting = None
+        return outcome if asked.interrupt is None else (False, asked.interrupt)  # which came when all was over
 
     def _wait(self, asked: Asked, done: concurrent.futures.Future[tuple[bool, Any]]) -> tuple[bool, Any]:
         try:
@@ -180,7 +182,9 @@ class TrioHost:
             return
         if cancel:
             self._loop.call_soon(self._cancel)
-        self.run(_do_nothing())
+        ok, error = self._ask(_do_nothing())  # not in the context of an item: this may be called between two
+        if not ok:
+            raise error
 
     def _cancel(self) -> None:
         if self._running is not None:

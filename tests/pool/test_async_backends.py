@@ -458,6 +458,34 @@ def test_many_small_runs_of_both_kinds(loop: Loop) -> None:
         assert [future.result(PATIENCE) for future in futures] == [n * (2 if n % 3 else 1) for n in range(300)]
 
 
+async def start_heartbeat() -> AsyncIterator[None]:
+    """Have a task of its own that goes on while no item runs."""
+
+    async def beat() -> None:
+        while count("listen") == 0:  # noqa: ASYNC110 - others write to a file
+            await anyio.sleep(0.002)
+        note("beat")
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(beat)
+        yield
+
+
+async def touch(item: int, _: Annotated[None, Depends(start_heartbeat)]) -> int:
+    """Have it started."""
+    return item
+
+
+def test_tasks_of_shared_dependencies_go_on_between_runs(in_process: Loop, ledger: ModuleType) -> None:
+    """The loop turns while the worker waits for work, and messages are heard meanwhile."""
+    with in_process.pool(lifetimes={start_heartbeat: "pool"}) as pool:
+        assert pool.map(touch, [1]) == [1]
+        assert pool.map(abs, [-1]) == [1]
+        ledger.note("listen")
+        ledger.wait_for("beat")
+        assert pool.map(touch, [1]) == [1]
+
+
 @pytest.mark.parametrize("mode", ["drain", "cancel"])
 def test_shutdown(name: str, parallel: Kind, ledger: ModuleType, mode: Any) -> None:
     """Draining lets them end, cancelling cancels them."""
