@@ -90,7 +90,7 @@ class ItemTasks:
         arena: Arena | None,
         at_rest: Callable[[], None] | None = None,
     ) -> None:
-        self._runtime, self._loop, self._words, self._send = runtime, runtime.loop, words, send
+        self._runtime, self._loop, self._words, self._pass_on = runtime, runtime.loop, words, send
         self._pickles, self._arena, self._at_rest = pickles, arena, at_rest
         self._functions: dict[int, TaskCalls] = {}
         self._entries: dict[Entry, None] = {}
@@ -123,6 +123,11 @@ class ItemTasks:
         """Start no further item, and cancel all; a signal handler may call it."""
         self._stopped = True
         self._loop.call_soon(self._terminate)
+
+    def send(self, message: FromWorker) -> None:
+        """Send a message, unless the caller is gone: whoever reads sees to that, and here it would stop the others."""
+        with contextlib.suppress(ConnectionError):
+            self._pass_on(message)
 
     def drain(self) -> None:
         """Wait until there is no item."""
@@ -274,17 +279,13 @@ class ItemTasks:
             if position == len(places) or places[position] != places[position - 1] + 1:
                 outcomes = [ended[place] for place in places[first:position]]
                 is_last = is_over and position == len(places)
-                self._tell(self._results(chunk, places[first], outcomes, sampled, done=is_last))
+                self.send(self._results(chunk, places[first], outcomes, sampled, done=is_last))
                 sampled, first = (), position
         if is_over:
             if not places:
-                self._tell(self._results(chunk, batch.end, [], (), done=True))
+                self.send(self._results(chunk, batch.end, [], (), done=True))
             batch.end = -1  # it is not told again
             self._ended += 1
-
-    def _tell(self, results: Results) -> None:
-        with contextlib.suppress(ConnectionError):  # the caller is gone: others see to that, the tasks have to end
-            self._send(results)
 
     def _results(
         self, chunk: Chunk, place: int, outcomes: list[tuple[Any, float]], sampled: Sampled, *, done: bool

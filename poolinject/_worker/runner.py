@@ -213,7 +213,7 @@ class Runner:
 
     def limit(self, message: Limit) -> None:
         """Watch the memory from now on."""
-        self._memory = self._tasks.memory = MemoryWatch(message.memory, self._send)
+        self._memory = self._tasks.memory = MemoryWatch(message.memory, self._tasks.send)
 
     def run(self, chunk: Chunk) -> None:
         """Run the items of a chunk up to its bound and send their outcomes."""

@@ -228,6 +228,77 @@ def test_interrupted_async_work_lets_everything_close(
     assert "Traceback" not in session.output()
 
 
+async def sleep_beside_others(item: int, session: Session) -> None:
+    """Wait in an event loop, with others."""
+    note("began.")
+    await asyncio.sleep(60)
+
+
+async def swallow_cancellation_once(item: int, session: Session) -> None:
+    """Take a cancellation for a hiccup."""
+    note("began.")
+    try:
+        await asyncio.sleep(60)
+    except asyncio.CancelledError:
+        note("swallowed.")
+    await asyncio.sleep(0.1)
+
+
+async def get_slow_in_async_code(session: Session) -> AsyncIterator[None]:
+    """Take a while in the cleanup."""
+    try:
+        yield
+    finally:
+        await asyncio.sleep(0.5)
+        note("slow-")
+
+
+async def close_slowly(item: int, slow: Annotated[None, Depends(get_slow_in_async_code)]) -> None:
+    """Leave it to the dependency."""
+    note("began.")
+    await asyncio.sleep(60)
+
+
+async def block_the_loop(item: int, session: Session) -> None:
+    """Let no other task go on."""
+    note("began.")
+    if item == 4:
+        time.sleep(60)  # noqa: ASYNC251 - the case
+    await asyncio.sleep(60)
+
+
+async def swallow_cancellations(item: int, session: Session) -> None:
+    """Never let go."""
+    note("began.")
+    while True:
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            note("swallowed.")
+
+
+@pytest.mark.parametrize(
+    "function", [sleep_beside_others, swallow_cancellation_once, close_slowly], ids=lambda function: function.__name__
+)
+def test_items_beside_each_other_let_everything_close(begin: Begin, ledger: ModuleType, function: Any) -> None:
+    """All of them, also where a cleanup is async and slow."""
+    session = begin_item(begin, "forkserver", f"here.{function.__name__}", items=range(5))
+    ledger.wait_for("began.", 5)
+    session.kill()
+    session.vanishes(BOUND)
+    assert ledger.count("session+") == 5
+    session.check_nothing_left()
+
+
+@pytest.mark.parametrize("function", [block_the_loop, swallow_cancellations], ids=lambda function: function.__name__)
+def test_items_beside_each_other_that_refuse_end_in_time(begin: Begin, ledger: ModuleType, function: Any) -> None:
+    """By force."""
+    session = begin_item(begin, "forkserver", f"here.{function.__name__}", items=range(5))
+    ledger.wait_for("began.", 5)
+    session.kill()
+    session.vanishes(BOUND)
+
+
 def get_slow_to_close(item: int, session: Session) -> Iterator[str]:
     """Take a while in the cleanup."""
     try:
