@@ -1,6 +1,6 @@
 """Runs the suite under coverage, worker processes counted, and reports: ``python -m tests [pytest's arguments]``.
 
-Without arguments the suite runs in two parts side by side, since most of its tests wait for processes. With arguments
+Without arguments the suite runs in parts side by side, since most of its tests wait for processes. With arguments
 only a part may run, so the coverage floor is not enforced then.
 """
 
@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-SCRIPTS = ROOT / "tests" / "pool" / "test_main_module.py"  # goes with the other part, which is shorter
+ROOMS_APART = ("pool", "faults")  # each a part of its own
+SCRIPTS = ROOT / "tests" / "pool" / "test_main_module.py"  # goes with the faults, which take less time
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -24,10 +25,12 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def parts_of_suite() -> list[list[str]]:
-    """Divide the test files into two parts that take about as long."""
-    files = sorted((ROOT / "tests").rglob("test_*.py"))
-    pool = [str(file) for file in files if file.parent == SCRIPTS.parent and file != SCRIPTS]
-    return [pool, [str(file) for file in files if str(file) not in pool]]
+    """Divide the test files into parts that take about as long."""
+    parts: dict[str, list[str]] = {room: [] for room in (*ROOMS_APART, "")}
+    for file in sorted((ROOT / "tests").rglob("test_*.py")):
+        room = "faults" if file == SCRIPTS else file.parent.name
+        parts[room if room in ROOMS_APART else ""].append(str(file))
+    return list(parts.values())
 
 
 def run_parts(parts: Sequence[list[str]]) -> int:
