@@ -14,7 +14,7 @@ from starlette.responses import Response
 from starlette.websockets import WebSocket
 
 from poolinject._injection.registry import identity, look_up
-from poolinject._injection.signature import EMPTY, Declared, Unresolved, name_of
+from poolinject._injection.signature import EMPTY, Declared, Unresolved, name_of, without_partial
 from poolinject.errors import DependencyCycleError, LifetimeError, PlanError
 from poolinject.markers import LIFETIMES, ItemContext, Lifetime, Provider, WorkerContext, check_lifetime
 
@@ -150,6 +150,13 @@ def nothing_fills(parameter: Declared, path: tuple[str, ...], leading: tuple[str
         reason = f" (its annotation {parameter.annotation.text!r} cannot be evaluated: {parameter.annotation.reason})"
     item = f", name it like the item parameter ({', '.join(leading)})" if leading and len(path) > 2 else ""  # noqa: PLR2004
     return PlanError(path, f"nothing fills this parameter{reason}", f"Give it a Depends or a default{item}")
+
+
+def refuse_async_generator(function: Provider, path: tuple[str, ...]) -> None:
+    """Refuse a function whose result would be read when what it was given is closed."""
+    if inspect.isasyncgenfunction(without_partial(function)):
+        remedy = "Write a coroutine function that gives a list: return [value async for value in ...]"
+        raise PlanError(path, "an async generator does nothing until it is iterated, which no worker does", remedy)
 
 
 def takes_no_item(path: tuple[str, ...]) -> PlanError:

@@ -18,8 +18,8 @@ from poolinject.errors import PoolClosedError
 if TYPE_CHECKING:
     from collections.abc import AsyncIterable, Iterable, Iterator
 
+    from poolinject._scheduling.blocks import Block
     from poolinject._scheduling.consuming import Consumption, Convert
-    from poolinject._scheduling.runs import Block
     from poolinject._transport.messages import Failure
 
     Prepare = Callable[[], tuple[Consumption, Convert | None]]

@@ -7,8 +7,9 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
+from poolinject._scheduling.blocks import Block
 from poolinject._scheduling.progress import length_of
-from poolinject._scheduling.runs import WAIT_SECONDS, Block, Run
+from poolinject._scheduling.runs import WAIT_SECONDS, Run
 from poolinject._transport.messages import Failure, Success
 from poolinject._transport.remote_errors import RemoteTraceback
 from poolinject.errors import PoolClosedError

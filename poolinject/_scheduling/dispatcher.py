@@ -9,8 +9,9 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from poolinject._scheduling.backpressure import ReorderBuffer
+from poolinject._scheduling.blocks import Block
 from poolinject._scheduling.retries import Retry, delay_of, may_retry, retries_of
-from poolinject._scheduling.runs import Block, InFlight, Run
+from poolinject._scheduling.runs import InFlight, Run
 from poolinject._scheduling.scheduler import Scheduler
 from poolinject._scheduling.state import (
     Action,

@@ -108,6 +108,8 @@ class Driver:
         deadline = math.inf if timeout is None else time.monotonic() + timeout
         while self.alive and time.monotonic() < deadline:
             if self.inline:
+                for run in list(self.dispatcher.runs.values()):
+                    run.cut_unread(self.notify)
                 self.step(0)
             patience = self.dispatcher.rest() if self.inline else POLL_SECONDS
             self.over.wait(min(patience, max(0.0, deadline - time.monotonic())))

@@ -8,6 +8,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from poolinject._scheduling.blocks import Block
 from poolinject._scheduling.reports import RunReport
 from poolinject._scheduling.retries import Attempts
 from poolinject._transport.messages import Failure
@@ -19,51 +20,9 @@ if TYPE_CHECKING:
     from poolinject._scheduling.chunking import Chunking
     from poolinject._scheduling.progress import Bar
     from poolinject._scheduling.retries import RetryPolicy
-    from poolinject._transport.messages import Failed, Load
+    from poolinject._transport.messages import Load
 
 WAIT_SECONDS = 1.0  # after so long each wait looks whether the driver is still there
-
-
-@dataclass(slots=True)
-class Block:
-    """Outcomes of consecutive items, all of the same attempt."""
-
-    start: int
-    items: Sequence[Any]
-    values: Sequence[Any]
-    failures: Sequence[Failed]
-    each: Sequence[float]
-    worker_id: int
-    attempt: int = 1
-
-    def around(self, left_out: Sequence[int]) -> Iterator[Block]:
-        """Give the parts between some of its items, known by their indices in order."""
-        first, failures = 0, deque(self.failures)
-        for end in (*(index - self.start for index in left_out), len(self.values)):
-            own = []
-            while failures and failures[0].offset < end:
-                failed = failures.popleft()
-                own.append(failed._replace(offset=failed.offset - first))
-            if failures and failures[0].offset == end:
-                failures.popleft()
-            if end > first:
-                parts = self.items[first:end], self.values[first:end], own, self.each[first:end]
-                yield Block(self.start + first, *parts, self.worker_id, self.attempt)
-            first = end + 1
-
-    def failure(self, position: int) -> Failure:
-        """Make the record of one of its failures."""
-        failed = self.failures[position]
-        return Failure(
-            index=self.start + failed.offset,
-            item=self.items[failed.offset],
-            error=failed.error,
-            traceback=failed.traceback,
-            phase=failed.phase,
-            provider=failed.provider,
-            attempts=self.attempt,
-            worker_id=self.worker_id,
-        )
 
 
 @dataclass(slots=True)
@@ -205,6 +164,11 @@ class Run:
             return False
         self._waits_for_room = False
         return True
+
+    def cut_unread(self, notify: Callable[[], None]) -> None:
+        """Cut an input that is not to be read on, where whoever reads it is the one who waits."""
+        if self.stop_reading and not self.input_ended:
+            self.cut_input(notify)
 
     def stop_input(self) -> None:
         """Read no further item."""

@@ -35,6 +35,7 @@ class InlineBackend(Backend):
         self._inbox: deque[ToWorker] = deque()
         self._outbox: deque[tuple[int, FromWorker | Gone]] = deque()
         self._control = private_control()
+        self._is_stopping = False
         runtime = Runtime(WorkerContext(0, 0, pool_name), local_loop(async_backend, pool_name))
         self._runner = Runner(runtime, self._control, self._send_back, interruptible=True)
         self._send_back(Ready())
@@ -49,6 +50,7 @@ class InlineBackend(Backend):
         """Put the message in the queue."""
         if isinstance(message, Chunk):
             self._control.prepare(message.slot, message.start, len(message.items))
+        self._is_stopping |= isinstance(message, Stop)
         self._inbox.append(message)
         return 0
 
@@ -94,8 +96,10 @@ class InlineBackend(Backend):
         """Refuse: the caller's thread cannot end."""
         raise AssertionError(worker_id)
 
-    def end(self, worker_id: int, how: Literal["terminate", "kill"]) -> None:
-        """Nothing can be ended from outside."""
+    def end(self, worker_id: int, how: Literal["terminate", "kill"]) -> None:  # noqa: ARG002
+        """Have it close what is open, unless it has been told to: the caller's thread cannot be ended."""
+        if not self._is_stopping:
+            self.send(worker_id, Stop())
 
     def close(self) -> None:
         """Release the control block."""

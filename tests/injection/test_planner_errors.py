@@ -3,7 +3,7 @@
 # ruff: noqa: D103 - a provider says it in its name
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Annotated, Any
@@ -218,6 +218,10 @@ def no_parameter() -> None:
     """Take nothing."""
 
 
+async def async_generator(item: int) -> AsyncIterator[int]:
+    yield item
+
+
 CASES = [
     Case(
         in_a_circle,
@@ -267,6 +271,8 @@ CASES = [
     Case(keyword_only, ("keyword_only", "other"), "nothing fills"),
     Case(keyword_only, ("keyword_only", "other"), "nothing fills", call="starmap"),
     Case(no_parameter, ("no_parameter",), "no parameter for the item. Add a first parameter"),
+    Case(async_generator, ("async_generator",), "which no worker does. Write a coroutine function"),
+    Case(partial(async_generator, 1), ("async_generator",), "Write a coroutine function"),
     Case(no_item_parameter, ("no_item_parameter",), "no parameter for the item. Add a first parameter"),
     Case(second_parameter_of_map, ("second_parameter_of_map", "item"), "nothing fills", call="broadcast"),
     Case(unresolved, ("unresolved", "get_unresolved", "page"), "its annotation 'Missing' cannot be evaluated: NameErr"),

@@ -7,9 +7,9 @@ import pytest
 
 from poolinject import RetryPolicy, WorkerLostError
 from poolinject._scheduling.backpressure import ReorderBuffer
+from poolinject._scheduling.blocks import Block
 from poolinject._scheduling.chunking import Chunking
 from poolinject._scheduling.retries import Attempts, Retry, as_policy, delay_of, may_retry, retries_of
-from poolinject._scheduling.runs import Block
 from poolinject._scheduling.scheduler import Scheduler
 from poolinject._scheduling.state import Action, Emit, Finish, Later, Lose, RunState, Send, TakeBack
 from poolinject._transport.messages import Failed, Phase

@@ -8,9 +8,10 @@ import pytest
 
 from poolinject import RunReport
 from poolinject._scheduling.backpressure import Backpressure
+from poolinject._scheduling.blocks import Block
 from poolinject._scheduling.chunking import Chunking
 from poolinject._scheduling.progress import Bar
-from poolinject._scheduling.runs import Block, Run, RunOptions
+from poolinject._scheduling.runs import Run, RunOptions
 from poolinject._transport.messages import Failed, Load
 
 TIMEOUT = 5.0
