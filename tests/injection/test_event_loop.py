@@ -305,8 +305,12 @@ def test_interrupt_in_a_wait_reaches_the_coroutine(turns: int) -> None:
             events.append((asyncio.current_task() is task, task.cancelling()))
             raise
 
-    with pytest.raises(KeyboardInterrupt):
-        host.run(wait())
+    previous = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have it ignored
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            host.run(wait())
+    finally:
+        signal.signal(signal.SIGINT, previous)
     assert events == ["interrupted", (True, 0)]
     assert host.run(asyncio.sleep(0, "usable")) == "usable"
     local.close()
