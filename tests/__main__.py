@@ -16,7 +16,12 @@ from tests import SAMPLE
 
 ROOT = Path(__file__).resolve().parent.parent
 ROOMS_APART = ("pool", "faults")  # each a part of its own
-SCRIPTS = ROOT / "tests" / "pool" / "test_main_module.py"  # goes with the faults, which take less time
+ELSEWHERE = {  # files of the pool that go with another part, which takes less time
+    "test_main_module.py": "faults",
+    "test_async_backends.py": "",
+    "test_concurrency_faults.py": "",
+    "test_loop_hygiene.py": "",
+}
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -34,7 +39,7 @@ def parts_of_suite() -> list[list[str]]:
     """Divide the test files into parts that take about as long."""
     parts: dict[str, list[str]] = {room: [] for room in (*ROOMS_APART, "")}
     for file in sorted((ROOT / "tests").rglob("test_*.py")):
-        room = "faults" if file == SCRIPTS else file.parent.name
+        room = ELSEWHERE.get(file.name, file.parent.name)
         parts[room if room in ROOMS_APART else ""].append(str(file))
     return list(parts.values())
 
