@@ -39,6 +39,7 @@ def main(connection_fd: int) -> None:
     with socket.socket(fileno=connection_fd) as connection:
         connection.settimeout(None)
         Worker(connection).serve()
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # everything is closed: there is nothing left to interrupt
 
 
 class Worker:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import gc
 import itertools
 import os
@@ -25,7 +26,7 @@ BACKEND, START_METHOD, ADDRESS = sys.argv[1], sys.argv[2] if sys.argv[1] == "pro
 kept: list[Any] = []
 
 
-def leave_tidily(code: int, leave: Callable[[int], Any] = os._exit) -> None:
+def leave_tidily(leave: Callable[[int], Any], code: int) -> None:
     """End the process; before that say what is left of event loops."""
     gc.collect()
     for thing in gc.get_objects():
@@ -39,7 +40,7 @@ def leave_tidily(code: int, leave: Callable[[int], Any] = os._exit) -> None:
 def get_exit() -> None:
     """Have this worker end that way; made by each pool before anything else."""
     if BACKEND == "process":
-        os._exit = leave_tidily  # type: ignore[assignment]
+        os._exit = functools.partial(leave_tidily, os._exit)  # type: ignore[assignment]
 
 
 async def get_client() -> AsyncIterator[httpx.AsyncClient]:

@@ -153,6 +153,11 @@ def test_results_that_cannot_come_back(process: Kind) -> None:
         assert told(results) == [0, 1, error, 3, error, [[5]], ("lost", "WorkerLostError"), 7, 8]
 
 
+def end_process(code: int) -> NoReturn:
+    """End whoever calls it; as a function of this module it can be pickled, whatever stands for ``os._exit``."""
+    os._exit(code)
+
+
 async def show(item: object) -> str:
     """Take anything."""
     await asyncio.sleep(0.001)
@@ -161,7 +166,7 @@ async def show(item: object) -> str:
 
 def test_items_that_do_not_arrive(process: Kind) -> None:
     """Each fails alone, also the one that ends its worker."""
-    items = [0, Odd(int, "no number"), 2, Odd(os._exit, 3), 4, threading.Lock()]
+    items = [0, Odd(int, "no number"), 2, Odd(end_process, 3), 4, threading.Lock()]
     with process.pool(1) as pool:
         error = ("transport", "TransportError")
         results = pool.map(show, items, on_error="return")
