@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
 from poolinject import _options
@@ -46,6 +47,21 @@ class Wiring:
         run = self._engine.make_run(driver, load, options, asked.chunksize, Bar(asked.progress, items))
         consumption = self._engine.consume(self, driver, run, source, items)
         return consumption, None if asked.on_error == "raise" else consuming.replacing(asked.on_error)
+
+    def _submit(self, func: Callable[..., Any], args: tuple[Any, ...]) -> Future[Any]:
+        plan = self._plan(func, "starmap")
+        load = self._engine.functions.load(plan)
+        driver = self._engine.start(self, plan)
+        options = RunOptions(ordered=False, fail_fast=False)
+        options.concurrency = _options.concurrency(None, plan.name, is_async=plan.kind == "coroutine")
+        run = self._engine.make_run(driver, load, options, None, Bar(None, None))
+        future: Future[Any] = Future()
+        consuming.deliver_to_future(driver, run, future)
+        run.read(iter([args]), driver.notify, most=2)
+        driver.open(run)
+        if driver.inline:
+            consuming.drive_inline(driver, run)
+        return future
 
     def _begin_broadcast(self, func: Callable[..., Any]) -> consuming.Consumption:
         plan = self._plan(func, "broadcast")

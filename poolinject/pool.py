@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import warnings
-from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeVar, Unpack, overload
 
 from poolinject import _options
@@ -15,7 +14,7 @@ from poolinject._options import Asked, Delivery, OnError, Options
 from poolinject._scheduling import consuming
 from poolinject._scheduling.engine import Engine, EngineOptions
 from poolinject._scheduling.functions import Functions
-from poolinject._scheduling.progress import Bar, Progress
+from poolinject._scheduling.progress import Progress
 from poolinject._scheduling.reports import CleanupReport, RunReport
 from poolinject._scheduling.retries import RetryPolicy
 from poolinject._scheduling.runs import RunOptions
@@ -28,6 +27,7 @@ from poolinject.markers import AsyncBackend, Lifetime, Provider
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from concurrent.futures import Future
     from types import TracebackType
 
     from poolinject._scheduling.shutdown import Mode
@@ -301,19 +301,7 @@ class InjectedPool(AsyncMethods):
         A future that is cancelled before its item has started never runs. Done-callbacks run on the pool's thread and
         must not wait for the pool.
         """
-        plan = self._plan(func, "starmap")
-        load = self._engine.functions.load(plan)
-        driver = self._engine.start(self, plan)
-        options = RunOptions(ordered=False, fail_fast=False)
-        options.concurrency = _options.concurrency(None, plan.name, is_async=plan.kind == "coroutine")
-        run = self._engine.make_run(driver, load, options, None, Bar(None, None))
-        future: Future[Any] = Future()
-        consuming.deliver_to_future(driver, run, future)
-        run.read(iter([args]), driver.notify, most=2)
-        driver.open(run)
-        if driver.inline:
-            consuming.drive_inline(driver, run)
-        return future
+        return self._submit(func, args)
 
     def broadcast(self, func: Callable[..., Any]) -> dict[int, Outcome]:
         """Call ``func``, all of whose parameters are injected, once on every worker; give the outcomes by worker id."""

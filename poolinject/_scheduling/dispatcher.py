@@ -267,9 +267,14 @@ class Dispatcher:
 
     def _keep(self, run: Run, block: Block, retried: Sequence[Retry] = ()) -> None:
         """Keep a block until the scheduler says that its turn has come, save the items that are tried again."""
+        again = [retry.index for retry in retried]
         if retried or block.attempt > 1:
-            self._remember(run, block, {retry.index for retry in retried})
-        for part in block.around([retry.index for retry in retried]) if retried else (block,):
+            run.attempts.end(block.start, len(block.values), block.attempt, block.failures, set(again))
+            for index in again:
+                run.leave(index, [block.items[index - block.start]])
+            run.counts.retries += len(again)
+            run.bar.update(0, 0, len(again))
+        for part in block.around(again) if retried else (block,):
             failed, count = len(part.failures), len(part.values)
             run.blocks[part.start] = part
             run.counts.failed += failed
@@ -277,22 +282,6 @@ class Dispatcher:
             if failed and run.options.fail_fast and run.failure is None:
                 run.failure = part.failure(0)
             run.bar.update(count, failed)
-
-    @staticmethod
-    def _remember(run: Run, block: Block, retried: set[int]) -> None:
-        """Keep the items that are tried again, and what became of them; end those that are not."""
-        for failed in block.failures:
-            index = block.start + failed.offset
-            if index in retried:
-                run.leave(index, [block.items[failed.offset]])
-                run.attempts.remember(index, block.attempt, failed)
-            else:
-                run.attempts.tell(index, failed.error)
-        if block.attempt > 1:
-            indices = range(block.start, block.start + len(block.values))
-            run.attempts.forget(index for index in indices if index not in retried)
-        run.counts.retries += len(retried)
-        run.bar.update(0, 0, len(retried))
 
     def _perform(self, actions: list[Action]) -> None:
         for action in actions:

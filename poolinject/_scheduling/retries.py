@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import KW_ONLY, dataclass, replace
 from typing import Any, get_args
 
@@ -148,6 +148,17 @@ class Attempts:
 
     def __init__(self) -> None:
         self._notes: dict[int, list[str]] = {}
+
+    def end(self, start: int, count: int, attempt: int, failures: Iterable[Failed], again: Collection[int]) -> None:
+        """An attempt of consecutive items has come to its end; some that failed, by their indices, get another one."""
+        for failed in failures:
+            index = start + failed.offset
+            if index in again:
+                self.remember(index, attempt, failed)
+            else:
+                self.tell(index, failed.error)
+        if attempt > 1:
+            self.forget(index for index in range(start, start + count) if index not in again)
 
     def remember(self, index: int, attempt: int, failed: Failed) -> None:
         """An attempt failed and is not the last one."""

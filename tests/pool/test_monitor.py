@@ -42,7 +42,7 @@ def test_a_runner_wakes_when_there_is_something_to_see() -> None:
         concurrency=1,
         items=[-1, -2],
     )
-    runner.run(chunk)
+    runner.follow(chunk)
     assert seen == [True]
     assert len(sent) == 1
     assert not runner.look()
