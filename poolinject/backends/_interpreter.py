@@ -10,8 +10,8 @@ import subprocess
 import sys
 from collections.abc import Iterator
 
+from poolinject._transport.private_files import close_private, private_socketpair
 from poolinject.backends._boot import BOOT
-from poolinject.backends._private_files import close_private, private_socketpair
 from poolinject.backends._worker_process import WorkerProcess, watch
 
 

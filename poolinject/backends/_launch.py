@@ -17,10 +17,10 @@ import socket
 import sys
 from collections.abc import Sequence
 
+from poolinject._transport.private_files import close_private, private_socketpair, shared_with_fork
 from poolinject.backends import _servers
 from poolinject.backends._boot import UNKNOWN, WORKER_ENTRY, become_worker, fork
 from poolinject.backends._interpreter import sigint_blocked, spawn
-from poolinject.backends._private_files import close_private, private_socketpair, shared_with_fork
 from poolinject.backends._worker_process import WorkerProcess, watch
 from poolinject.errors import BackendUnavailableError
 

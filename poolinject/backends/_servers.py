@@ -19,11 +19,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
+from poolinject._transport.private_files import close_private, private_socketpair
 from poolinject.backends._boot import RECORD
 from poolinject.backends._forkserver import ACCEPTED, SERVER_ENTRY, Request
 from poolinject.backends._imports import FIT, TASKS, UNFIT
 from poolinject.backends._interpreter import absolute_path, arguments, folder, spawn
-from poolinject.backends._private_files import close_private, private_socketpair
 from poolinject.backends._worker_process import WorkerProcess
 from poolinject.errors import BackendUnavailableError
 
@@ -249,7 +249,7 @@ def stop_template() -> None:
 
 
 def _forget_in_forked_process() -> None:
-    """Leave the servers to the caller; their files here are only copies, made harmless by `_private_files`."""
+    """Leave the servers to the caller; their files here are only copies, made harmless by `private_files`."""
     global _server, _template, _lock  # noqa: PLW0603
     _lock = threading.Lock()  # a thread that is not here may hold the old one
     for server in (_server, _template.server if _template is not None else None):

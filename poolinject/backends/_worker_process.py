@@ -9,8 +9,8 @@ import signal
 import socket
 import threading
 
+from poolinject._transport.private_files import close_private, register_private_fd, unregister_private_fd
 from poolinject.backends._boot import RECORD, UNKNOWN, observe_exit, reap, send_record
-from poolinject.backends._private_files import close_private, register_private_fd, unregister_private_fd
 
 
 class WorkerProcess:

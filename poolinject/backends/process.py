@@ -16,11 +16,11 @@ from poolinject._transport import wire
 from poolinject._transport.frames import FrameReader
 from poolinject._transport.messages import Chunk, FromWorker, Setup, ToWorker
 from poolinject._transport.payloads import SMALL_SPAN, SPAN
+from poolinject._transport.private_files import close_private, private_socketpair
+from poolinject._transport.waker import Waker
 from poolinject._worker.control import SIZE as CONTROL_SIZE
 from poolinject._worker.control import SLOTS, map_arena, map_control, shared_memory
 from poolinject.backends._launch import available_start_methods, launch
-from poolinject.backends._private_files import close_private, private_socketpair
-from poolinject.backends._waker import Waker
 from poolinject.backends.base import Backend, Capabilities, Gone
 
 if TYPE_CHECKING:

@@ -12,10 +12,10 @@ from poolinject._injection.async_backends import shared_loop
 from poolinject._injection.runtime import Runtime
 from poolinject._injection.scopes import SharedScope
 from poolinject._transport.messages import Chunk, FromWorker, Ready, Stop, Stopped, ToWorker
+from poolinject._transport.waker import Waker
 from poolinject._worker.control import private_control
 from poolinject._worker.monitor import Monitor
 from poolinject._worker.runner import Runner
-from poolinject.backends._waker import Waker
 from poolinject.backends.base import Backend, Capabilities, Gone
 from poolinject.backends.membership import inside
 from poolinject.markers import AsyncBackend, WorkerContext

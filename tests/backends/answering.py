@@ -15,8 +15,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
 
+from poolinject._transport.private_files import close_private, private_socketpair
 from poolinject.backends._launch import WorkerProcess, launch
-from poolinject.backends._private_files import close_private, private_socketpair
 
 PATIENCE = 20.0
 ENTRY = f"{__name__}:answer"

@@ -15,10 +15,10 @@ from pathlib import Path
 
 import pytest
 
+from poolinject._transport.private_files import close_private, private_socketpair
 from poolinject.backends import _servers
 from poolinject.backends._forkserver import ORPHAN_SECONDS
 from poolinject.backends._launch import UNKNOWN, WorkerProcess, available_start_methods
-from poolinject.backends._private_files import close_private, private_socketpair
 from poolinject.errors import BackendUnavailableError
 from tests.backends.answering import ENTRY, PATIENCE, Started, exists, vanishes
 
@@ -445,12 +445,13 @@ def test_nothing_warns_at_the_end_of_the_program(tmp_path: Path) -> None:
     """A caller with a server, and with warnings as errors, ends without a word; so do its workers."""
     script = tmp_path / "caller.py"
     script.write_text(
-        "from poolinject.backends import _launch, _private_files\n"
+        "from poolinject._transport import private_files\n"
+        "from poolinject.backends import _launch\n"
         f"_launch.WORKER_ENTRY = {ENTRY!r}\n"
         "for method in _launch.available_start_methods():\n"
-        "    ours, theirs = _private_files.private_socketpair()\n"
+        "    ours, theirs = private_files.private_socketpair()\n"
         "    worker = _launch.launch(method, theirs)\n"
-        "    _private_files.close_private(ours, theirs)\n"
+        "    private_files.close_private(ours, theirs)\n"
         f"    assert worker.wait({PATIENCE}) == 0\n"
         "    worker.close()\n"
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import select
 
-from poolinject.backends._private_files import close_private, private_socketpair
+from poolinject._transport.private_files import close_private, private_socketpair
 
 
 class Waker:
