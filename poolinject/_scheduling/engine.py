@@ -129,9 +129,13 @@ class Engine:
         """Wait until every worker is ready and warm.
 
         Raises:
-            BaseException: What a provider raised that was to be warmed; the pool is shut down then.
+            BaseException: What a provider raised that was to be warmed, or an interrupt; the pool is shut down then.
         """
-        driver.wait_started()
+        try:
+            driver.wait_started()
+        except BaseException:
+            self.shut_down("cancel", None)
+            raise
         if driver.failure is not None:
             self.shut_down("cancel", None)
             raise driver.failure

@@ -91,7 +91,10 @@ class Accounts:
         if isinstance(result, Success | Failure):
             assert (result.index, result.item) == (index, job), f"{result} is not about {job}"
             needed = batch.needed(job)
-            assert self.may_lose or result.attempts == needed or (is_closed and result.attempts < needed)
+            is_cut_short = is_closed and result.attempts < needed
+            assert self.may_lose or result.attempts == needed or is_cut_short
+            if is_cut_short and fault is None:  # it would have mended later
+                fault = fault_of(batch.function, job)
         if not isinstance(result, Failure):
             value = result.value if isinstance(result, Success) else result
             assert fault is None, f"{job} has given {value!r}"

@@ -433,6 +433,34 @@ def test_an_interrupted_wait_for_a_drain_cancels(process: Kind, ledger: ModuleTy
         list(results)
 
 
+def get_slowly(worker: WorkerContext) -> Iterator[str]:
+    """Be there once the test says so."""
+    note("opening")
+    wait_for("release")
+    yield from span(f"connection w{worker.worker_id}")
+
+
+def test_an_interrupted_start_closes_what_has_started(parallel: Kind, ledger: ModuleType) -> None:
+    """Nobody leaves a ``with`` block that was never entered."""
+    pool = parallel.pool(1, lifetimes={get_slowly: "worker"}, warm=[get_slowly])
+
+    def interrupt() -> None:
+        ledger.wait_for("opening")
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+        deadline = time.monotonic() + PATIENCE
+        while "closed" not in repr(pool) and time.monotonic() < deadline:
+            time.sleep(0.001)
+        ledger.note("release")
+
+    interrupter = threading.Thread(target=interrupt)
+    interrupter.start()
+    with pytest.raises(KeyboardInterrupt), pool:
+        pytest.fail("the block was entered")
+    interrupter.join()
+    assert [worker.state for worker in pool.workers] == ["stopped"]
+    ledger.check_balanced()
+
+
 def threads_started(call: Any, *arguments: Any) -> Future[Any]:
     """Call something on a thread of its own."""
     future: Future[Any] = Future()
