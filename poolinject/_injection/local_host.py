@@ -8,7 +8,7 @@ import sys
 import types
 from asyncio.events import _get_running_loop, _set_running_loop
 from collections import deque
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from poolinject._injection.event_loop import STOP_TIMEOUT
 
@@ -16,9 +16,35 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Generator
 
     from poolinject._injection.contexts import Step
-    from poolinject._injection.local_loop import LocalLoop
 
 STAYS_ENTERED = sys.version_info < (3, 14)  # one loop's current task says nothing to others, so it may stay that
+
+
+class Turning(Protocol):
+    """The loop, as its hosts see it.
+
+    Attributes:
+        entered: The task that counts as the current one.
+        waiting: The host that the loop turns for.
+    """
+
+    entered: asyncio.Task[None] | None
+    waiting: LocalHost | None
+
+    def enter(self, task: asyncio.Task[None] | None) -> None:
+        """Let a task be the current one, until another is."""
+
+    def get(self) -> asyncio.AbstractEventLoop:
+        """Give the loop, made on first use."""
+
+    def is_current(self, loop: asyncio.AbstractEventLoop) -> bool:
+        """Tell whether a loop is this one and not being closed."""
+
+    def host(self) -> LocalHost:
+        """Make a new host."""
+
+    def turn(self, until: Any) -> Any:
+        """Let the loop turn until a future or a coroutine has come to its end; give its result."""
 
 
 class LocalHost:
@@ -28,7 +54,7 @@ class LocalHost:
     only where they wait does the loop turn, with the task waiting in their stead.
     """
 
-    def __init__(self, loop: LocalLoop) -> None:
+    def __init__(self, loop: Turning) -> None:
         self._loop = loop
         self._task: asyncio.Task[None] | None = None
         self._own_loop: asyncio.AbstractEventLoop

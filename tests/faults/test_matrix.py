@@ -18,7 +18,7 @@ import pytest
 
 from poolinject import CleanupReport, Failure, InjectedPool, Success, WorkerLostError
 from poolinject._scheduling.reports import WorkerCleanup
-from poolinject._worker import recording, runner
+from poolinject._worker import chunks, recording
 from tests.conftest import FORK, FORKSERVER, THREAD, Kind
 from tests.faults.cells import KINDS, Expected, expected
 from tests.faults.faults import ERRORS, FAULTS, RELEASE, Fault
@@ -161,7 +161,7 @@ def test_a_result_costs_one_item_also_where_results_are_pickled_together(
     monkeypatch: pytest.MonkeyPatch, *, counts: bool
 ) -> None:
     """A worker that ends with it has been at others since; or has counted none, of items that are quicker still."""
-    monkeypatch.setattr(runner, "seconds_to_record", lambda _: recording.SHARE)  # a forked worker has it from here
+    monkeypatch.setattr(chunks, "seconds_to_record", lambda _: recording.SHARE)  # a forked worker has it from here
     quick = 1.0 if counts else recording.BULK_SHARE  # what is asked about, for results together and for not counting
     monkeypatch.setattr(recording.Conduct, "is_quicker_than", lambda _, seconds: seconds >= quick)
     count, touched = 100, 40

@@ -9,7 +9,7 @@ import pytest
 
 from poolinject._injection import runtime
 from poolinject._transport import codec
-from poolinject._worker import recording, runner
+from poolinject._worker import chunks, recording
 from tests.conftest import FORK
 
 LIST: list[Any] = [0]
@@ -70,7 +70,7 @@ def test_results_are_taken_at_once(
 ) -> None:
     """However quick the functions are, in every way to run them."""
     monkeypatch.setattr(recording.Conduct, "is_quicker_than", lambda _, seconds: seconds > 0)
-    monkeypatch.setattr(runner, "BULK_SHARE", share)
+    monkeypatch.setattr(chunks, "BULK_SHARE", share)
     right = [expected(item) for item in range(3000)]
     with FORK.pool(2) as pool:
         assert pool.map(function, range(3000)) == right

@@ -18,7 +18,7 @@ from typing import Annotated, Any
 import pytest
 
 from poolinject import Depends, Failure, InjectedPool, Success, WorkerContext, WorkerLostError
-from poolinject._worker import recording, runner
+from poolinject._worker import chunks, recording
 from tests.conftest import FORK, Kind
 from tests.pool.ledger import note, span, wait_for
 
@@ -142,7 +142,7 @@ def test_items_too_quick_to_be_counted_cost_no_more(monkeypatch: pytest.MonkeyPa
     """The chunk goes out again and is counted, which finds the culprit."""
     for name, value in (("WINDOW", 0.0), ("SYSTEM_SHARE", math.inf)):
         monkeypatch.setattr(recording, name, value)
-    monkeypatch.setattr(runner, "BULK_SHARE", math.inf)  # in the workers, too, since they are forked from here
+    monkeypatch.setattr(chunks, "BULK_SHARE", math.inf)  # in the workers, too, since they are forked from here
     with FORK.pool(2) as pool:
         assert pool.map(increment_or_die, range(70_000)) == list(range(1, 70_001))
         results: Any = pool.map(increment_or_die, range(count), on_error="return")
