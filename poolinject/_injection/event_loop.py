@@ -73,7 +73,10 @@ class EventLoop(Protocol):
         """Call a function on the loop's thread, if that is this one now."""
 
     def call_soon(self, function: Callable[[], None]) -> None:
-        """Call a function on the loop's thread when it turns; any thread may ask for it, and a signal handler."""
+        """Call a function on the loop's thread when it turns; any thread may ask for it, and a signal handler.
+
+        It is not called where there is no loop yet.
+        """
 
     def wait_until(self, is_over: Callable[[], bool], file: int | None = None) -> None:
         """Let tasks go on until it is over, or until a file can be read. It is asked for after each ``nudge``."""

@@ -89,7 +89,8 @@ class LocalLoop:
         return self._tasks.start(self.get(), work, limit, late)
 
     def call(self, function: Callable[[], None]) -> None:
-        """Call a function here and now."""
+        """Call a function here and now; what it has called soon needs a loop."""
+        self.get()
         function()
 
     def call_soon(self, function: Callable[[], None]) -> None:
