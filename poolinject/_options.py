@@ -26,9 +26,11 @@ OnError: TypeAlias = "Literal['raise', 'return'] | Callable[[Failure], Any]"
 DELIVERIES = get_args(Delivery)
 
 
-def workers(count: int | None) -> int:
-    """Give the number of workers, by default the number of cores that this process may use."""
+def workers(count: int | None, capabilities: Capabilities) -> int:
+    """Give the number of workers, by default that of the cores that this process may use; 0: all that there will be."""
     if count is None:
+        if capabilities.grows:
+            return 0
         usable = getattr(os, "sched_getaffinity", None)
         return len(usable(0)) if usable is not None else os.cpu_count() or 1
     return _count("workers", count)
@@ -213,6 +215,12 @@ class Asked:
         options.timeout = timeout(self.timeout, backend, times_out=capabilities.times_out)
         options.retries = as_policy(self.retries)
         if self.delivery == "at_most_once":
+            if not capabilities.counts_begun:
+                message = (
+                    f"delivery='at_most_once' is beyond backend {backend!r}: when a worker of a cluster has ended, "
+                    "nobody knows which items it had begun. Use backend='process', or make the function safe to repeat"
+                )
+                raise ValueError(message)
             options.at_most_once, options.retries = True, without_lost(options.retries)
 
 

@@ -98,7 +98,7 @@ class InjectedPool(AsyncMethods):
         application = _options.application(app, made.capabilities)
         functions = Functions(_options.lifetimes(lifetimes), replacements, application, by_reference=by_reference)
         options = EngineOptions(
-            workers=_options.workers(workers),
+            workers=_options.workers(workers, made.capabilities),
             warm=_options.warm(warm),
             max_in_flight=_options.at_least_one("max_in_flight", max_in_flight),
             limits=_options.limits(max_items_per_worker, max_worker_memory, backend, made.capabilities),
@@ -118,7 +118,8 @@ class InjectedPool(AsyncMethods):
         state = "closed" if engine.closed else "new" if engine.driver is None else "open"
         done = 0 if engine.driver is None else sum(engine.driver.dispatcher.items_done)
         running = 0 if engine.driver is None else len(engine.driver.dispatcher.runs)
-        counts = f"{engine.options.workers} workers, {running} runs, {done} items done"
+        workers = engine.options.workers if engine.driver is None else engine.driver.workers
+        counts = f"{workers or 'all'} workers, {running} runs, {done} items done"
         return f"<InjectedPool {self._name!r} {state}, {counts}>"
 
     def __reduce__(self) -> NoReturn:

@@ -40,7 +40,7 @@ class Kind:
     @property
     def has_processes(self) -> bool:
         """Whether objects are pickled on their way."""
-        return self.name == "process"
+        return self.name not in ("inline", "thread")
 
     def __str__(self) -> str:
         return self.start_method or self.name

@@ -13,7 +13,7 @@ import pytest
 import poolinject
 
 PUBLIC_MODULES = {"poolinject.backends", "poolinject.errors", "poolinject.markers", "poolinject.pool"}
-BACKENDS = {"base", "inline", "membership", "process", "thread"}
+BACKENDS = {"base", "dask", "inline", "membership", "process", "ray", "thread"}
 CONTRACT = {
     "Backend",
     "BackendUnavailableError",

@@ -51,20 +51,30 @@ class Dispatcher:
         self, backend: Backend, endings: Endings, finished: Callable[[RunReport], None], most_items: int | None = None
     ) -> None:
         workers = len(endings.alive)
-        self.scheduler = Scheduler(workers, most_items)
+        self.scheduler = Scheduler(workers, most_items, counts_begun=backend.capabilities.counts_begun)
         self.items_done = [0] * workers
         self.runs: dict[int, Run] = {}
         self._backend, self._endings, self._finished = backend, endings, finished
         self._chunks: dict[int, InFlight] = {}
         self._loaded: list[dict[int, None]] = [{} for _ in range(workers)]  # the oldest first
         self._lost: WorkerLostError | None = None
-        self._overtime = Overtime(backend, workers)
+        self._overtime = Overtime(backend)
         self._late: Lose | None = None  # the item whose worker was ended because of it
         self._untold: set[Run] = set()
         self._heard_at = 0.0
         self._random = random.Random().random  # noqa: S311 - jitter; the caller may have seeded the one that all share
         self._taken: deque[tuple[float, TakeBack]] = deque()  # with the time from which they can be reclaimed
         self._later = Timetable()
+
+    def add_worker(self) -> None:
+        """There is one more, which is to be ``ready``."""
+        self.scheduler.add_worker()
+        self.items_done.append(0)
+        self._loaded.append({})
+
+    def vacate(self, worker_id: int) -> None:
+        """A worker has ended, and nobody has taken its place."""
+        self._perform(self.scheduler.vacate(worker_id))
 
     def open(self, run: Run) -> None:
         """Begin a run."""
@@ -231,7 +241,8 @@ class Dispatcher:
             run.counts.lost_workers += not self._endings.is_ending(worker_id)
         self._loaded[worker_id].clear()
         chunks = self.scheduler.workers[worker_id].chunks.values()
-        is_known = end.suspect is not None or any(end.begun.get(chunk.slot, 0) is None for chunk in chunks)
+        begun = end.begun
+        is_known = begun is None or end.suspect is not None or any(begun.get(chunk.slot, 0) is None for chunk in chunks)
         actions = self.scheduler.gone(worker_id, end.begun, delays, end.suspect)
         losses = [action for action in actions if isinstance(action, Lose)]
         self._late = losses[-1] if is_late and losses else None  # the last one was running

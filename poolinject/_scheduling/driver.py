@@ -15,8 +15,8 @@ from poolinject._scheduling.endings import Endings
 from poolinject._scheduling.recycling import Limits, Wear
 from poolinject._scheduling.shutdown import Shutdown
 from poolinject._transport.messages import FromWorker, Limit, Load, Ready, Results, Returned, Stopped, Warm, Worn
-from poolinject.backends.base import Gone, WorkerInfo
-from poolinject.errors import PoolClosedError, WorkerLostError
+from poolinject.backends.base import Gone, Joined, WorkerInfo
+from poolinject.errors import BackendUnavailableError, PoolClosedError, WorkerLostError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 POLL_SECONDS = 1.0  # the longest that the driver waits without looking round
 FAILED_STARTS = 3  # workers in a row that end before they have begun an item, until the pool gives up
 KILLED_STARTS = 10  # the same where they were killed or terminated, by somebody who may soon leave off
+DESERTED_SECONDS = 60.0  # without any worker, until the pool gives up
 FROM_OUTSIDE = (-signal.SIGKILL, -signal.SIGTERM, 0)  # exit codes; after SIGTERM a worker closes its scopes, and exits
 
 
@@ -64,6 +65,7 @@ class Driver:
         self._inbox: deque[Callable[[], None]] = deque()
         self._shutdown: Shutdown | None = None
         self._failed_starts = 0.0  # in parts of what the pool bears
+        self._deserted_at: float | None = None  # since then there is no worker
         self._step_lock = threading.RLock()
         self._thread = threading.Thread(target=self._serve, name=f"{name} driver", daemon=True)
         if not self.inline:
@@ -137,6 +139,7 @@ class Driver:
                 generation=self.backend.generation(worker_id),
                 state=self._state(worker_id),
                 items_done=self.dispatcher.items_done[worker_id],
+                address=self.backend.address(worker_id),
             )
             for worker_id in range(self.workers)
         ]
@@ -169,6 +172,8 @@ class Driver:
             while self._inbox:
                 self._inbox.popleft()()
             self.dispatcher.look_at_inputs()
+            if not self._endings.alive or self._deserted_at is not None:
+                self._look_whether_deserted()
             timeout = min(timeout, self.dispatcher.look())
             if self._shutdown is None:
                 timeout = self._endings.advance(timeout)
@@ -195,7 +200,7 @@ class Driver:
                 after, self.after_step = self.after_step, None
                 after()
 
-    def _follow(self, worker_id: int, message: FromWorker | Gone) -> None:
+    def _follow(self, worker_id: int, message: FromWorker | Gone | Joined) -> None:
         match message:
             case Results():
                 self._failed_starts = 0.0
@@ -210,6 +215,8 @@ class Driver:
                 self._endings.stopped(worker_id, message)
             case Gone():
                 self._on_gone(worker_id, message)
+            case Joined():
+                self._on_joined(worker_id)
 
     def _on_ready(self, worker_id: int, error: BaseException | None) -> None:
         if error is not None:
@@ -224,9 +231,7 @@ class Driver:
             if self._limits.memory is not None:
                 self.backend.send(worker_id, Limit(self._limits.memory))
             self.dispatcher.ready(worker_id)
-        self.starting.discard(worker_id)
-        if not self.starting:
-            self.started.set()
+        self._no_longer_starting(worker_id)
 
     def _on_worn(self, worker_id: int, message: Worn) -> None:
         self.dispatcher.worn(worker_id)
@@ -246,14 +251,47 @@ class Driver:
             self._fail(WorkerLostError(worker_id, message.exit_code))
             return
         self.starting.add(worker_id)
-        if self._warm:
-            self._to_warm.add(worker_id)
         try:
-            self.backend.replace(worker_id)
+            is_replaced = self.backend.replace(worker_id)
         except Exception as error:  # noqa: BLE001 - whatever the machine has run out of
             self._fail(error)
+            return
+        if is_replaced:
+            self._await_start(worker_id)
         else:
-            self._endings.replaced(worker_id)
+            self._no_longer_starting(worker_id)
+            self.dispatcher.vacate(worker_id)
+
+    def _on_joined(self, worker_id: int) -> None:
+        if self._shutdown is not None and not self._shutdown.drains:
+            return
+        if worker_id == self.workers:
+            self.workers += 1
+            self.dispatcher.add_worker()
+        self._await_start(worker_id)
+
+    def _await_start(self, worker_id: int) -> None:
+        self.starting.add(worker_id)
+        if self._warm:
+            self._to_warm.add(worker_id)
+        self._endings.replaced(worker_id)
+
+    def _no_longer_starting(self, worker_id: int) -> None:
+        self.starting.discard(worker_id)
+        if not self.starting:
+            self.started.set()
+
+    def _look_whether_deserted(self) -> None:
+        """Give up where every worker has gone and none has come for a while."""
+        if self._endings.alive or (self._shutdown is not None and not self._shutdown.drains):
+            self._deserted_at = None
+        elif self._deserted_at is None:
+            self._deserted_at = time.monotonic()
+        elif time.monotonic() - self._deserted_at > DESERTED_SECONDS:
+            remedy = (
+                f"every worker has gone, and none has come for {DESERTED_SECONDS:g} seconds: look after the cluster"
+            )
+            self._fail(BackendUnavailableError(self.backend.name, remedy))
 
     def _fail(self, error: BaseException) -> None:
         """End the pool, since its workers cannot start."""

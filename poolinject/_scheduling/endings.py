@@ -85,8 +85,11 @@ class Endings:
         self.alive.discard(worker_id)
 
     def replaced(self, worker_id: int) -> None:
-        """The next generation has been started."""
+        """The next generation has been started, or the first one in a new slot."""
         self.alive.add(worker_id)
+        if worker_id == len(self._statuses):
+            self._statuses.append([])
+            self._errors.append([])
 
     def advance(self, timeout: float) -> float:
         """Go on to the next step where a deadline has passed; give how long the driver may wait."""

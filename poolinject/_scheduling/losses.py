@@ -40,6 +40,30 @@ def _add_suspect(lost: dict[int, range], worker: WorkerState, slot: int, index: 
             lost[chunk.id] = range(place, place + 1)
 
 
+PIECES = 8  # that the items of a lost chunk are tried in, where nobody knows which of them had begun
+
+
+def lost_alone(worker: WorkerState) -> dict[int, range]:
+    """The same where nothing is known of what had begun: an item is lost that was all the worker had."""
+    lost: dict[int, range] = {}
+    for chunk in worker.chunks.values():
+        rows = chunk.missing()
+        is_single = len(rows) == 1 and len(rows[0]) == 1 and chunk.start in chunk.run.alone
+        if chunk.run.pinned is not None or is_single:
+            lost[chunk.id] = range(chunk.reported, chunk.count) if not rows else range(rows[0].start, rows[-1].stop)
+    return lost
+
+
+def pieces(chunk: ChunkState, lost: range) -> Iterable[tuple[int, int, int]]:
+    """Give the rest of a chunk in parts as in ``RunState.again``; each is all that its worker will have."""
+    rows = [row for row in chunk.missing() if not lost]
+    size = -(-sum(map(len, rows)) // PIECES)
+    for row in rows:
+        for place in range(row.start, row.stop, size):
+            chunk.run.alone.add(chunk.start + place)
+            yield chunk.start + place, min(size, row.stop - place), chunk.attempt
+
+
 def keep_alone(chunk: ChunkState, up_to: int) -> None:
     """Of the items of a chunk that ran beside others, each may have ended the worker: none does so again."""
     if chunk.beside > 1:

@@ -10,7 +10,7 @@ import math
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 
-from poolinject._scheduling.losses import keep_alone, lost_items, not_lost
+from poolinject._scheduling.losses import keep_alone, lost_alone, lost_items, not_lost, pieces
 from poolinject._scheduling.retries import Retry
 from poolinject._scheduling.state import (
     WINDOW,
@@ -37,12 +37,22 @@ WORTH_SECONDS = 0.002  # of work that waits at a busy worker is worth taking to 
 class Scheduler:
     """The state of every run and worker of a pool."""
 
-    def __init__(self, workers: int, most_items: int | None = None) -> None:
+    def __init__(self, workers: int, most_items: int | None = None, *, counts_begun: bool = True) -> None:
+        self._counts_begun = counts_begun
         self._most_items = math.inf if most_items is None else most_items
         self.workers = [WorkerState(worker_id) for worker_id in range(workers)]
         self.runs: dict[int, RunState] = {}
         self._turn: deque[int] = deque()
         self._chunks = 0
+
+    def add_worker(self) -> None:
+        """There is one more, which is to be ``ready``."""
+        self.workers.append(WorkerState(len(self.workers)))
+
+    def vacate(self, worker_id: int) -> list[Action]:
+        """A worker that has ended has not been replaced; what must run there is lost, until one is ``ready`` there."""
+        self.workers[worker_id].vacant = True
+        return self._fill()
 
     def open(self, run: RunState) -> None:
         """Begin a run."""
@@ -83,7 +93,7 @@ class Scheduler:
     def ready(self, worker_id: int) -> list[Action]:
         """A worker can take chunks."""
         worker = self.workers[worker_id]
-        worker.ready, worker.room = True, self._most_items
+        worker.ready, worker.vacant, worker.room = True, False, self._most_items
         return self._fill()
 
     def worn(self, worker_id: int) -> list[Action]:
@@ -166,7 +176,7 @@ class Scheduler:
     def gone(
         self,
         worker_id: int,
-        begun_up_to: Mapping[int, int | None],
+        begun_up_to: Mapping[int, int | None] | None,
         delays: Mapping[int, float] | None = None,
         suspect: tuple[int, int] | None = None,
     ) -> list[Action]:
@@ -177,14 +187,16 @@ class Scheduler:
         counted, and are counted from then on. Of items that ran beside each other nobody knows which it was: they run
         again, one after another. *delays* has the chunks of which a lost item is to be tried again.
         Where there is a *suspect*, by slot and index, no item was running, and that one is lost instead.
+        Where nobody knows what had begun, all run again in parts, each alone on its worker, until it is clear.
         """
         worker = self.workers[worker_id]
         worker.ready = False
         actions: list[Action] = []
-        lost = lost_items(worker, begun_up_to, suspect)
+        lost = lost_alone(worker) if begun_up_to is None else lost_items(worker, begun_up_to, suspect)
         for chunk in list(worker.chunks.values()):
             self._close(worker, chunk)
-            keep_alone(chunk, begun_up_to.get(chunk.slot) or 0)
+            if begun_up_to is not None:
+                keep_alone(chunk, begun_up_to.get(chunk.slot) or 0)
             actions += self._lose(worker, chunk, lost.get(chunk.id, range(0)), (delays or {}).get(chunk.id))
         return actions + self._fill()
 
@@ -198,7 +210,7 @@ class Scheduler:
         if lost and delay is None and run.fail_fast:
             actions += self.cancel(run.id)
         if not run.cancelled:
-            run.again.extend(not_lost(chunk, lost))
+            run.again.extend(not_lost(chunk, lost) if self._counts_begun else pieces(chunk, lost))
         return actions + self._finished(run)
 
     @staticmethod
@@ -239,7 +251,7 @@ class Scheduler:
 
     def _fill(self) -> list[Action]:
         """Send chunks to workers that want them: the runs in turn, the least busy worker first."""
-        actions: list[Action] = []
+        actions = self._lose_pinned()
         passed = 0  # runs in a row that had nothing to send, or nowhere to send it
         while passed < len(self._turn):
             run = self.runs[self._turn[0]]
@@ -251,6 +263,17 @@ class Scheduler:
                 passed = 0
                 actions.append(self._send(run, worker))
         return actions + self._balance()
+
+    def _lose_pinned(self) -> list[Action]:
+        """Fail the items that must run on a worker which is not there."""
+        actions: list[Action] = []
+        for run in [run for run in self.runs.values() if run.pinned is not None]:
+            while run.available and self.workers[run.pinned[run.next]].vacant:  # type: ignore[index]  # narrowed above
+                actions.append(Lose(run.id, run.next, run.pinned[run.next]))  # type: ignore[index]
+                run.next += 1
+                actions += self._emit(run, run.next - 1, 1)
+            actions += self._finished(run)
+        return actions
 
     @property
     def is_hungry(self) -> bool:
@@ -295,10 +318,11 @@ class Scheduler:
         wanting = [worker for worker in self.workers if worker.ready and worker.room > 0 and self._wants(worker, run)]
         return min(wanting, key=lambda worker: len(worker.chunks), default=None)
 
-    @staticmethod
-    def _wants(worker: WorkerState, run: RunState) -> bool:
+    def _wants(self, worker: WorkerState, run: RunState) -> bool:
         if not worker.slots:
             return False
+        if not self._counts_begun and (run.is_alone_next or worker.is_suspicious):
+            return not worker.chunks
         if run.concurrency > 1 and not run.is_alone_next:
             return worker.beside < _most_beside(run)
         share, ahead = 0.5 if worker.full else 1.0, len(worker.chunks)
@@ -312,7 +336,8 @@ class Scheduler:
         again, attempt = bool(run.again), 1
         if again:
             start, available, attempt = run.again.popleft()
-            size = run.chunking.take(available, ended=True, workers=len(self.workers))
+            is_whole = start in run.alone
+            size = available if is_whole else run.chunking.take(available, ended=True, workers=len(self.workers))
             count = int(min(size, worker.room))
             if count < available:
                 run.again.appendleft((start + count, available - count, attempt))

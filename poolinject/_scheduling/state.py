@@ -92,8 +92,8 @@ Action: TypeAlias = Send | TakeBack | CancelItems | Emit | Lose | Later | Finish
 class RunState:
     """One run. ``pinned`` maps an index to the worker it must go to (a broadcast).
 
-    ``concurrency`` is how many of its items run beside each other on a worker; those of ``alone`` do not:
-    one of them may have ended a worker.
+    ``concurrency`` is how many of its items run beside each other on a worker. ``alone`` has where parts of ``again``
+    begin that do not: one of their items may have ended a worker.
     ``again`` has what was with a worker before: start, count and number of the attempt. ``waiting`` has the items that
     are not due yet, with the number of their next attempt.
     """
@@ -179,7 +179,7 @@ class WorkerState:
 
     A worker that has its fill wants nothing until half of it is done, so that chunks go out several at a time.
     ``room`` is how many items may still be handed to it before it is recycled. ``beside`` counts the items that run
-    beside others, or will.
+    beside others, or will. A ``vacant`` slot has no worker, and nobody knows whether it will have one again.
     """
 
     id: int
@@ -189,8 +189,14 @@ class WorkerState:
     weight: float = 0.0
     full: bool = False
     beside: int = 0
+    vacant: bool = False
     chunks: dict[int, ChunkState] = field(default_factory=dict)
     slots: list[int] = field(default_factory=lambda: list(range(SLOTS)))
+
+    @property
+    def is_suspicious(self) -> bool:
+        """Whether it is at something that may end it."""
+        return any(chunk.start in chunk.run.alone for chunk in self.chunks.values())
 
     def spare(self) -> list[tuple[ChunkState, int]]:
         """List the chunks of which the worker can do without something, and how many items it keeps of each."""

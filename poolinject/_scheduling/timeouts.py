@@ -26,9 +26,9 @@ class Overtime:
     A worker publishes by when the item that it runs must have ended; past that it begins no other item.
     """
 
-    def __init__(self, backend: Backend, workers: int) -> None:
+    def __init__(self, backend: Backend) -> None:
         self._backend = backend
-        self._killed = [0] * workers  # the deadline that was missed
+        self._killed: dict[int, int] = {}  # by worker, the deadline that was missed
         self._next_look = 0
 
     def look(self, runs: Iterable[Run], busy: Iterable[int]) -> float:
@@ -40,15 +40,15 @@ class Overtime:
             self._next_look = now + int(LOOK_SECONDS * SECOND)
             for worker_id in busy:
                 deadline = self._backend.deadline(worker_id)
-                if deadline and not self._killed[worker_id] and now > deadline + MARGIN_SECONDS * SECOND:
+                if deadline and worker_id not in self._killed and now > deadline + MARGIN_SECONDS * SECOND:
                     self._killed[worker_id] = deadline
                     self._backend.end(worker_id, "kill")
         return (self._next_look - now) / SECOND
 
     def gone(self, worker_id: int) -> bool:
         """Tell of a worker that has ended whether that was because of the item that it was running."""
-        missed, self._killed[worker_id] = self._killed[worker_id], 0
-        return missed != 0 and missed == self._backend.deadline(worker_id)
+        missed = self._killed.pop(worker_id, None)
+        return missed is not None and missed == self._backend.deadline(worker_id)
 
 
 def failure_of(run: Run, index: int, lost: WorkerLostError | None, worker_id: int, *, overtime: bool) -> Failed:

@@ -11,7 +11,7 @@ import pickle
 import sys
 import weakref
 from collections.abc import Callable
-from types import FunctionType
+from types import FunctionType, ModuleType
 from typing import Any
 
 import cloudpickle
@@ -20,6 +20,7 @@ Buffer = bytes | bytearray | memoryview
 
 PROTOCOL = 5
 
+_sent_by_value: set[str] = set()  # names of modules that workers are said not to have
 _found = {"builtins"}  # names of modules that a search has found; grows
 _own_classes: weakref.WeakSet[type] = weakref.WeakSet()  # sent from here by value
 _adopted_classes: weakref.WeakSet[type] = weakref.WeakSet()  # received here by value
@@ -142,9 +143,19 @@ def _names_importable(module: object) -> bool:
     return type(module) is not str or module in _found or is_importable(module)
 
 
+def send_by_value(module: ModuleType) -> None:
+    """Treat a module, and those below it, as one that workers cannot import, from now on."""
+    _sent_by_value.add(module.__name__)
+    _found.difference_update([name for name in _found if _is_sent_by_value(name)])
+
+
+def _is_sent_by_value(name: str) -> bool:
+    return bool(_sent_by_value) and any(f"{name}.".startswith(f"{each}.") for each in _sent_by_value)
+
+
 def is_importable(name: str) -> bool:
     """Whether a search in a process with this one's ``sys.path`` would find the module *name* as it is here."""
-    if name in ("__main__", "__mp_main__"):
+    if name in ("__main__", "__mp_main__") or _is_sent_by_value(name):
         return False
     try:
         found = name not in sys.modules or _search_finds(name)

@@ -66,12 +66,22 @@ def encode_to_worker(message: ToWorker | Setup, arena: Arena | None = None) -> l
             return frames.pack(STOP)
 
 
+def cancel_frame(run: int) -> tuple[int, Buffer]:
+    """Give kind and body of the frame that cancels the tasks of a run."""
+    return CANCEL, pickle.dumps(run)
+
+
+def read_chunk_header(body: Buffer) -> Chunk:
+    """Read the frame of a chunk, without its items."""
+    return Chunk._make((*_CHUNK.unpack_from(body), ()))
+
+
 def decode_in_worker(
     kind: int, body: Buffer, arena: Arena | None = None, suspects: Suspects | None = None
 ) -> ToWorker | Setup:
     """Read one frame; *suspects* gives, for a chunk without items yet, where to say which one is being unpickled."""
     if kind == CHUNK:
-        chunk = Chunk._make((*_CHUNK.unpack_from(body), ()))
+        chunk = read_chunk_header(body)
         mark = None if suspects is None else suspects(chunk)
         return chunk._replace(items=codec.decode_batch(memoryview(body)[_CHUNK.size :], "item", arena, mark))
     if kind == LOAD:

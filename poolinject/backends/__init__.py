@@ -16,6 +16,8 @@ BACKENDS: Mapping[str, tuple[str, str]] = {
     "process": ("poolinject.backends.process", "ProcessBackend"),
     "thread": ("poolinject.backends.thread", "ThreadBackend"),
     "inline": ("poolinject.backends.inline", "InlineBackend"),
+    "dask": ("poolinject.backends.dask", "DaskBackend"),
+    "ray": ("poolinject.backends.ray", "RayBackend"),
 }
 
 
@@ -25,6 +27,7 @@ def make_backend(backend: str | Backend, start_method: str | None) -> Backend:
     Raises:
         TypeError: If it is neither a name nor a backend.
         ValueError: If the name is not known, or *start_method* is given to a backend that starts no process.
+        BackendUnavailableError: If the library that it needs is not installed.
     """
     if isinstance(backend, Backend):
         return backend

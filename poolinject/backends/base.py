@@ -24,12 +24,16 @@ class Capabilities:
         runs_in_caller: Items run on the thread that waits for them.
         times_out: Items can have a time limit, since workers can be interrupted and ended.
         recycles: A worker that ends can be replaced, with memory of its own that goes with it.
+        counts_begun: When a worker has ended it is known which items it had begun.
+        grows: Workers may join while the pool runs; without a number it takes as many as there are.
     """
 
     shares_memory: bool
     runs_in_caller: bool = False
     times_out: bool = False
     recycles: bool = False
+    counts_begun: bool = True
+    grows: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +46,7 @@ class WorkerInfo:
         generation: 0 for the first worker in the slot, one more for each replacement.
         state: What it does.
         items_done: Items whose outcomes have come from this slot.
+        address: Where a cluster has its process, by the cluster's own name for it; ``None`` on this machine.
     """
 
     worker_id: int
@@ -49,6 +54,15 @@ class WorkerInfo:
     generation: int
     state: State
     items_done: int
+    address: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Joined:
+    """There is a worker in a slot, a new one or one whose worker had gone without being replaced; it sends ``Ready``.
+
+    New slots are numbered on from those that there are.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,13 +72,13 @@ class Gone:
     Attributes:
         exit_code: Its exit code, negative for a signal, ``None`` where it is not known.
         begun: For each slot of its control block the index in its run of the first item that had not been begun, or
-            ``None`` where items were too quick to be counted.
+            ``None`` where items were too quick to be counted; ``None`` altogether without ``counts_begun``.
         holds: It had something open that outlives an item, so that cleanups are missing unless it has said otherwise.
         suspect: Slot and index in its run of the item whose object the worker was pickling or unpickling out of turn.
     """
 
     exit_code: int | None
-    begun: Mapping[int, int | None]
+    begun: Mapping[int, int | None] | None
     holds: bool = True
     suspect: tuple[int, int] | None = None
 
@@ -77,11 +91,17 @@ class Backend(ABC):
 
     capabilities: Capabilities
 
+    @property
+    def name(self) -> str:
+        """The name that users know it by, for errors."""
+        return type(self).__name__.removesuffix("Backend").lower()
+
     @abstractmethod
     def start(self, pool_name: str, workers: int, preload: Sequence[str], async_backend: AsyncBackend) -> int:
         """Start the workers and give their number; each sends ``Ready``.
 
-        *preload* names modules worth importing, *async_backend* the event loop that the workers are to use.
+        *workers* is 0 only for one that ``grows``: as many as there are. *preload* names modules worth importing,
+        *async_backend* the event loop that the workers are to use.
 
         Raises:
             BackendUnavailableError: If workers cannot be had here.
@@ -95,7 +115,7 @@ class Backend(ABC):
         """
 
     @abstractmethod
-    def receive(self, timeout: float | None) -> list[tuple[int, FromWorker | Gone]]:
+    def receive(self, timeout: float | None) -> Sequence[tuple[int, FromWorker | Gone | Joined]]:
         """Wait for messages, for *timeout* seconds or until ``wake``, and give what has come."""
 
     @abstractmethod
@@ -115,8 +135,11 @@ class Backend(ABC):
         return 0
 
     @abstractmethod
-    def replace(self, worker_id: int) -> None:
-        """Start the next generation in the slot of a worker that has ended."""
+    def replace(self, worker_id: int) -> bool:
+        """Start the next generation in the slot of a worker that has ended.
+
+        Gives false where there is no place for it now; ``Joined`` is to tell when there is.
+        """
 
     @abstractmethod
     def end(self, worker_id: int, how: Literal["terminate", "kill"]) -> None:
@@ -129,6 +152,10 @@ class Backend(ABC):
     @abstractmethod
     def pid(self, worker_id: int) -> int:
         """Give the process of a worker."""
+
+    def address(self, worker_id: int) -> str | None:  # noqa: ARG002 - for clusters
+        """Give where a worker is, ``None`` for this machine."""
+        return None
 
     @abstractmethod
     def generation(self, worker_id: int) -> int:

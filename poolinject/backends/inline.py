@@ -92,7 +92,7 @@ class InlineBackend(Backend):
         """Look into the control block."""
         return self._control.is_opened(slot)
 
-    def replace(self, worker_id: int) -> None:
+    def replace(self, worker_id: int) -> bool:
         """Refuse: the caller's thread cannot end."""
         raise AssertionError(worker_id)
 

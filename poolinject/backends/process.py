@@ -245,13 +245,14 @@ class ProcessBackend(Backend):
         """Look into the control block."""
         return self._peers[worker_id].control.deadline
 
-    def replace(self, worker_id: int) -> None:
+    def replace(self, worker_id: int) -> bool:
         """Start a process with the set-up of the one that has ended."""
         old = self._peers[worker_id]
         setup = replace(old.setup, generation=old.setup.generation + 1)
         old.close()
         self._peers[worker_id] = peer = Peer(setup, self.start_method, self._preload)
         self._watch(worker_id, peer)
+        return True
 
     def end(self, worker_id: int, how: Literal["terminate", "kill"]) -> None:
         """Send SIGTERM or SIGKILL."""

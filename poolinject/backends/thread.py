@@ -133,7 +133,7 @@ class ThreadBackend(Backend):
         """Look into the control block."""
         return self._controls[worker_id].is_opened(slot)
 
-    def replace(self, worker_id: int) -> None:
+    def replace(self, worker_id: int) -> bool:
         """Refuse: a worker thread ends only when it is told to."""
         raise AssertionError(worker_id)
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 PLACE = "POOLINJECT_TEST_LEDGER"  # workers inherit the environment as it is when they start
+POINTER = "POOLINJECT_TEST_LEDGER_POINTER"  # a file that names the ledger, for workers that outlast a test
 PATIENCE = 15.0  # seconds that anything may be waited for
 
 
@@ -25,9 +26,15 @@ class Entry:
     text: str
 
 
+def place() -> Path:
+    """Give where the ledger is."""
+    pointer = os.environ.get(POINTER)
+    return Path(os.environ[PLACE] if pointer is None else Path(pointer).read_text())
+
+
 def note(text: str) -> None:
     """Append an entry; one ``write`` to a file opened for appending is never torn apart."""
-    file = os.open(os.environ[PLACE], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    file = os.open(place(), os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
     try:
         os.write(file, f"{os.getpid()} {threading.get_ident()} {text}\n".encode())
     finally:
@@ -36,7 +43,7 @@ def note(text: str) -> None:
 
 def read() -> list[Entry]:
     """Give all entries so far."""
-    path = Path(os.environ[PLACE])
+    path = place()
     if not path.exists():
         return []
     whole, _, _ = path.read_text().rpartition("\n")  # a reader may see half of an entry that crosses two pages

@@ -11,7 +11,7 @@ from poolinject._scheduling.dispatcher import Dispatcher
 from poolinject._scheduling.endings import GRACE_SECONDS, Endings
 from poolinject._scheduling.shutdown import Mode, Shutdown
 from poolinject._transport.messages import FromWorker, Stop, Stopped, ToWorker
-from poolinject.backends.base import Gone
+from poolinject.backends.base import Capabilities, Gone
 from poolinject.errors import PoolClosedError
 from tests.scheduling.test_runs import make_run
 
@@ -20,6 +20,8 @@ CLEANUP_TIMEOUT = 30.0
 
 class NotingBackend(Backend):
     """Writes down what it is told."""
+
+    capabilities = Capabilities(shares_memory=True)
 
     def __init__(self) -> None:
         self.notes: list[tuple[str, int]] = []
@@ -44,8 +46,8 @@ class NotingBackend(Backend):
     def is_opened(self, worker_id: int, slot: int) -> bool:
         return bool(worker_id + slot)
 
-    def replace(self, worker_id: int) -> None:
-        """Have nothing to do."""
+    def replace(self, worker_id: int) -> bool:
+        return worker_id >= 0
 
     def end(self, worker_id: int, how: Literal["terminate", "kill"]) -> None:
         self.notes.append((how, worker_id))

@@ -32,7 +32,7 @@ class Scene:
     def __init__(self) -> None:
         self.now = 100 * SECOND
         self.backend = Published()
-        self.overtime = Overtime(self.backend, 2)
+        self.overtime = Overtime(self.backend)
 
     def monotonic_ns(self) -> int:
         """Stand in for ``time.monotonic_ns``."""

@@ -1,0 +1,287 @@
+"""``backend="dask"``: a worker in each worker process of a Dask cluster, reached through its scheduler.
+
+Each call of a worker is a Dask task that is bound to its address. A plugin, one for each pool, holds the workers on
+the other side; where Dask ends a worker process in an orderly way it closes their scopes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import os
+import secrets
+import threading
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from poolinject._transport import wire
+from poolinject._transport.messages import Setup, Stopped
+from poolinject._transport.picklers import send_by_value
+from poolinject._worker.hosted import LEASE_SECONDS, HostedWorker, Order, Reply
+from poolinject.backends._remote import HOLD_SECONDS, LEASE_SHARE, RemoteBackend, Seat
+from poolinject.errors import BackendUnavailableError, PoolInjectError
+
+try:
+    import distributed
+    from distributed.deploy.subprocess import SubprocessWorker
+except ImportError as error:  # it cannot be used then
+    raise BackendUnavailableError("dask", "pip install 'poolinject[dask]'") from error
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine, Sequence
+    from types import ModuleType
+
+START_SECONDS = 60.0  # for a first worker of the cluster to be there, and for the library to answer
+LARGE = 1 << 20  # bytes that do not go through the scheduler
+NEVER_STARTED = Reply(0, b"".join(wire.encode_from_worker(Stopped(()))), over=True)
+_hosted: dict[tuple[str, str, Setup], HostedWorker | None] = {}  # in worker processes; None: it has been ended
+_finding = threading.Lock()
+
+
+class PoolPlugin(distributed.WorkerPlugin):  # type: ignore[misc]  # distributed has no annotations
+    """The workers of a pool in a Dask worker process; taken away, it closes them."""
+
+    def __init__(self, token: str) -> None:
+        self.token, self.name = token, f"poolinject-{token}"
+
+    async def teardown(self, worker: Any) -> None:
+        """Close what is open; the event loop goes on."""
+        for key in [key for key in _hosted if key[:2] == (self.token, worker.address)]:
+            hosted = _hosted.pop(key)
+            if hosted is not None:
+                hosted.stop()
+                await _end_of(hosted)
+
+
+def _find(token: str, address: str, setup: Setup) -> HostedWorker | None:
+    """Give the worker, made by whichever call comes first."""
+    with _finding:
+        key = token, address, setup
+        if key not in _hosted:
+            _hosted[key] = HostedWorker(setup)
+        return _hosted[key]
+
+
+async def _end_of(hosted: HostedWorker) -> None:
+    """Wait for the end of a worker without a thread that waits."""
+    loop, over = asyncio.get_running_loop(), asyncio.Event()
+
+    def tell() -> None:
+        loop.call_soon_threadsafe(over.set)
+
+    hosted.when_over(tell)
+    await over.wait()
+
+
+def exchange(token: str, setup: Setup, number: int, data: bytes) -> Reply:
+    """Call the worker; runs in a task."""
+    hosted = _find(token, distributed.get_worker().address, setup)
+    return NEVER_STARTED if hosted is None else hosted.exchange(number, data, HOLD_SECONDS)
+
+
+async def control(
+    token: str, setup: Setup, numbered: tuple[int, Order, tuple[int, ...]], dask_worker: Any
+) -> Reply | None:
+    """Have the worker do something at once; runs on the Dask worker's event loop, beside tasks."""
+    number, order, arguments = numbered
+    hosted = _find(token, dask_worker.address, setup)
+    if hosted is None:
+        return NEVER_STARTED
+    hosted.control(number, order, *arguments)
+    if order != "stop":
+        return None
+    _hosted[token, dask_worker.address, setup] = None  # what comes later finds that it is over
+    await _end_of(hosted)
+    return hosted.last_words(0)
+
+
+def touch(token: str, dask_worker: Any) -> None:
+    """The caller is there."""
+    for (other, address, _), hosted in list(_hosted.items()):
+        if (other, address) == (token, dask_worker.address) and hosted is not None:
+            hosted.touch()
+
+
+class CommandWorker(SubprocessWorker):  # type: ignore[misc]
+    """A worker that is started by a command: one that Dask's own ``LocalCluster`` starts imports the main module."""
+
+    def __init__(self, scheduler: str, name: Any = None, **options: Any) -> None:
+        kept = {key: value for key, value in options.items() if isinstance(value, (str, int, float, type(None)))}
+        super().__init__(scheduler, "distributed.Nanny", str(name), {**kept, "name": str(name)})
+
+
+class DaskBackend(RemoteBackend):
+    """The workers of a Dask cluster.
+
+    Args:
+        address: The scheduler of a running cluster, ``"tcp://host:8786"``; by default a cluster is started on this
+            machine, one process with one thread for each worker, and ended with the pool.
+        client: A client of a running cluster, instead of its address. Either is left as it is.
+        by_value: Modules that are not installed on the workers; what they define is sent along.
+    """
+
+    def __init__(self, address: str | None = None, *, client: Any = None, by_value: Sequence[ModuleType] = ()) -> None:
+        super().__init__()
+        if address is not None and client is not None:
+            message = "give DaskBackend an address or a client, not both"
+            raise TypeError(message)
+        if client is not None and not isinstance(client, distributed.Client):
+            message = f"client must be a distributed.Client, not {client!r}"
+            raise TypeError(message)
+        self._address, self._their_client = address, client
+        self._token = secrets.token_hex(8)
+        self._cluster: Any = None
+        self._client: Any = None
+        self._calls = itertools.count()
+        self._most = 0
+        self._setup = Setup(0, 0, "")
+        for module in by_value:
+            send_by_value(module)
+
+    def _take_places(self, setup: Setup, workers: int) -> None:
+        """Take a worker for each that the cluster has, up to the number asked for."""
+        self._most, self._setup = workers, setup
+        try:
+            self._connect(workers)
+            wanted = 1 if self._cluster is None else len(self._cluster.worker_spec)
+            self._client.wait_for_workers(wanted, timeout=START_SECONDS)
+            self._client.register_plugin(PoolPlugin(self._token))
+            self._client.subscribe_topic("all", self._on_event)
+            pids = self._client.run(os.getpid)
+        except (OSError, TimeoutError, ImportError) as error:
+            where = self._address or "the cluster"
+            remedy = f"{where} has no worker that answers ({type(error).__name__}: {error})"
+            raise BackendUnavailableError("dask", remedy) from error
+        for address, pid in sorted(pids.items())[: workers or None]:
+            setup = replace(self._setup, worker_id=len(self._seats))
+            self._seats.append(Seat(setup, address, pid, set()))
+        there = self._client.nthreads()
+        for seat in self._seats:
+            if seat.address not in there:  # gone before there was a seat to say it of
+                self._end(seat)
+        self._do(self._keep_lease())
+
+    def _connect(self, workers: int) -> None:
+        """Make a client of our own: what it hears of and holds is nobody else's."""
+        if self._their_client is not None:
+            theirs = self._their_client
+            address, security = theirs.scheduler.address, theirs.security
+        elif self._address is not None:
+            address, security = self._address, None
+        else:
+            self._cluster = distributed.LocalCluster(
+                n_workers=workers or len(os.sched_getaffinity(0)),
+                threads_per_worker=1,
+                dashboard_address=None,
+                processes=True,
+                worker_class=CommandWorker,
+            )
+            address, security = self._cluster.scheduler_address, None
+        options = {} if security is None else {"security": security}
+        self._client = distributed.Client(address, set_as_default=False, timeout=START_SECONDS, **options)
+
+    def _do(self, work: Coroutine[Any, Any, None]) -> None:
+        """Do something on the client's event loop."""
+        asyncio.run_coroutine_threadsafe(work, self._client.loop.asyncio_loop)
+
+    # the carrier
+
+    def _call(self, seat: Seat, number: int, parts: list[Any]) -> None:
+        self._do(self._carry(seat, number, b"".join(parts)))
+
+    async def _carry(self, seat: Seat, number: int, data: bytes) -> None:
+        try:
+            options = {"workers": [seat.address], "allow_other_workers": False}
+            parcel = data if len(data) < LARGE else await self._client.scatter(data, workers=[seat.address], hash=False)
+            key = f"poolinject-{self._token}-{next(self._calls)}"
+            call = self._client.submit(
+                exchange, self._token, seat.setup, number, parcel, key=key, pure=False, retries=0, **options
+            )
+            seat.handle.add(call)
+            try:
+                reply = await call
+            finally:
+                seat.handle.discard(call)
+        except asyncio.CancelledError:
+            self._end(seat)
+        except (distributed.KilledWorker, OSError):
+            self._end(seat)
+        except Exception as error:  # noqa: BLE001 - whatever a worker without the library, or with another one, raises
+            self._end(seat, _unusable(seat, error))
+        else:
+            self._arrive(seat, reply)
+
+    def _order(self, seat: Seat, number: int, order: Order, arguments: tuple[int, ...]) -> None:
+        self._do(self._carry_order(seat, number, order, arguments))
+
+    async def _carry_order(self, seat: Seat, number: int, order: Order, arguments: tuple[int, ...]) -> None:
+        with contextlib.suppress(OSError, ValueError, KeyError):  # the worker is gone; the scheduler tells
+            replies = await self._client.run(
+                control, self._token, seat.setup, (number, order, arguments), workers=[seat.address], on_error="ignore"
+            )
+            reply = replies.get(seat.address)
+            if reply is not None:
+                self._arrive(seat, reply, is_call=False)
+
+    async def _keep_lease(self) -> None:
+        """Tell the workers now and then that the caller is there."""
+        while not self._closed:
+            await asyncio.sleep(LEASE_SECONDS / LEASE_SHARE)
+            with contextlib.suppress(Exception):  # the next time, perhaps
+                await self._client.run(touch, self._token, on_error="ignore")
+
+    # the cluster
+
+    def _on_event(self, event: tuple[float, dict[str, Any]]) -> None:
+        """Heed what the scheduler says of its workers."""
+        _, news = event
+        if news.get("action") == "remove-worker":
+            for seat in self._seats:
+                if seat.address == news["worker"]:
+                    self._end(seat)
+                    self._do(self._drop(seat))
+        elif news.get("action") == "add-worker":
+            self._do(self._meet(news["worker"]))
+
+    async def _drop(self, seat: Seat) -> None:
+        """Let go of the calls of a worker that is gone; nobody else can do them."""
+        await self._client.cancel(list(seat.handle))
+
+    async def _meet(self, address: str) -> None:
+        with contextlib.suppress(Exception):  # it has gone again
+            pids = await self._client.run(os.getpid, workers=[address])
+            self._post(lambda: self._settle(address, pids[address]))
+
+    def _settle(self, address: str, pid: int) -> list[Any]:
+        """Give a worker process that has come to a slot that has none, or to a new one."""
+        if self._closed or any(seat.address == address and not seat.ended for seat in self._seats):
+            return []
+        vacant = next((seat for seat in self._seats if seat.ended), None)
+        if vacant is not None:
+            setup = replace(vacant.setup, generation=vacant.setup.generation + 1)
+        elif self._most and len(self._seats) >= self._most:
+            return []
+        else:
+            setup = replace(self._setup, worker_id=len(self._seats))
+        return self._join(Seat(setup, address, pid, set()))
+
+    def _open(self, setup: Setup) -> Seat | None:  # noqa: ARG002 - the cluster tells when it has replaced a worker
+        return None
+
+    def _leave(self) -> None:
+        """Take the plugin away; end what was started."""
+        if self._client is not None:
+            with contextlib.suppress(Exception):
+                self._client.unsubscribe_topic("all")
+            with contextlib.suppress(Exception):
+                self._client.unregister_worker_plugin(f"poolinject-{self._token}")
+            with contextlib.suppress(Exception):
+                self._client.close(timeout=START_SECONDS)
+        if self._cluster is not None:
+            self._cluster.close(timeout=START_SECONDS)
+
+
+def _unusable(seat: Seat, error: Exception) -> PoolInjectError:
+    remedy = f"worker {seat.address} cannot run it ({type(error).__name__}: {error}); it needs the same poolinject"
+    return BackendUnavailableError("dask", remedy)

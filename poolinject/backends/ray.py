@@ -1,0 +1,215 @@
+"""``backend="ray"``: a worker in each of our own actors on a Ray cluster.
+
+An actor has a few threads, so that what is to reach it at once does not wait for the call that is under way.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import os
+import threading
+import time
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from poolinject._transport import wire
+from poolinject._transport.messages import Load, Setup, ToWorker
+from poolinject._transport.picklers import send_by_value
+from poolinject._worker.hosted import LEASE_SECONDS, HostedWorker, Order, Reply
+from poolinject.backends._remote import HOLD_SECONDS, LEASE_SHARE, RemoteBackend, Seat
+from poolinject.errors import BackendUnavailableError
+
+try:
+    import ray
+except ImportError as error:  # it cannot be used then
+    raise BackendUnavailableError("ray", "pip install 'poolinject[ray]'") from error
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from concurrent.futures import Future
+    from types import ModuleType
+
+PLACEMENT_SECONDS = 60.0  # for the cluster to find room for an actor and to start it
+STOP_SECONDS = 3600.0  # the longest that a worker may take to close; the pool has a bound of its own
+THREADS = 8  # of an actor
+LARGE = 1 << 17  # bytes that are put into the object store once for all workers
+
+
+class HostActor:
+    """One worker, in an actor's process."""
+
+    def __init__(self, setup: Setup) -> None:
+        self._hosted = HostedWorker(setup)
+
+    def place(self) -> tuple[int, str]:
+        """Give the process and the node that the actor is on."""
+        return os.getpid(), ray.get_runtime_context().get_node_id()
+
+    def exchange(self, number: int, *parts: bytes) -> Reply:
+        """Call the worker."""
+        return self._hosted.exchange(number, b"".join(parts), HOLD_SECONDS)
+
+    def control(self, number: int, order: Order, arguments: tuple[int, ...]) -> Reply | None:
+        """Do at once what the caller wants."""
+        self._hosted.control(number, order, *arguments)
+        return self._hosted.last_words(STOP_SECONDS) if order == "stop" else None
+
+    def touch(self) -> None:
+        """The caller is there."""
+        self._hosted.touch()
+
+
+class RayBackend(RemoteBackend):
+    """Actors on a Ray cluster.
+
+    Args:
+        address: A running cluster, as ``ray.init`` takes it; by default the one that this process is connected to,
+            else one is started on this machine and ended with the pool.
+        by_value: Modules that are not installed on the nodes; what they define is sent along.
+        resources: What each worker needs, as options of an actor, say ``{"num_gpus": 1}``; one CPU by default.
+    """
+
+    def __init__(
+        self,
+        address: str | None = None,
+        *,
+        by_value: Sequence[ModuleType] = (),
+        resources: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        self._address, self._resources = address, {"num_cpus": 1, **(resources or {})}
+        self._owns_connection = False
+        self._shared: dict[int, Any] = {}  # large functions, in the object store
+        self._placing: dict[Seat, float] = {}  # since when
+        self._ended = threading.Event()
+        for module in by_value:
+            send_by_value(module)
+
+    def _take_places(self, setup: Setup, workers: int) -> None:
+        """Place the actors; those that find no room within a minute are an error."""
+        if not ray.is_initialized():
+            self._connect(workers)
+        workers = workers or max(1, int(ray.cluster_resources().get("CPU", 1) // self._resources["num_cpus"]))
+        self._seats.extend(self._make(replace(setup, worker_id=worker_id)) for worker_id in range(workers))
+        self._place(self._seats)
+        threading.Thread(target=self._keep_lease, name=f"{setup.pool_name} lease", daemon=True).start()
+
+    def _connect(self, workers: int) -> None:
+        options: dict[str, Any] = {"logging_level": logging.ERROR}
+        if self._address is None:
+            os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # what we start tells nobody
+            options |= {"num_cpus": workers or None, "include_dashboard": False}
+        try:
+            ray.init(address=self._address, **options)
+        except ConnectionError as error:
+            remedy = f"no Ray cluster answers at {self._address!r} ({error})"
+            raise BackendUnavailableError("ray", remedy) from error
+        self._owns_connection = True
+
+    def _make(self, setup: Setup) -> Seat:
+        options = {"max_concurrency": THREADS, "max_restarts": 0, "max_task_retries": 0, **self._resources}
+        return Seat(setup, "", 0, ray.remote(HostActor).options(**options).remote(setup))
+
+    def _place(self, seats: Sequence[Seat]) -> None:
+        """Wait until each actor has a place."""
+        refs = [seat.handle.place.remote() for seat in seats]
+        ready, missing = ray.wait(refs, num_returns=len(refs), timeout=PLACEMENT_SECONDS)
+        if missing:
+            raise self._no_place(len(seats), len(ready))
+        try:
+            places = ray.get(refs)
+        except ray.exceptions.RayError as error:
+            raise _unusable(error) from error
+        for seat, place in zip(seats, places, strict=True):
+            seat.pid, seat.address = place
+
+    def _no_place(self, wanted: int, found: int) -> BackendUnavailableError:
+        free = {name: ray.available_resources().get(name.removeprefix("num_").upper(), 0) for name in self._resources}
+        remedy = (
+            f"{found} of {wanted} workers found a place on the cluster within {PLACEMENT_SECONDS:g} seconds; each "
+            f"needs {self._resources}, and {free} is left. Ask for fewer workers, or for less"
+        )
+        return BackendUnavailableError("ray", remedy)
+
+    def _open(self, setup: Setup) -> Seat | None:
+        """Make the next actor; until it tells where it is, that of the one before stands there: 0 would be a group."""
+        before, seat = self._seats[setup.worker_id], self._make(setup)
+        seat.pid, seat.address = before.pid, before.address
+        self._placing[seat] = time.monotonic()
+
+        def note(place: Future[tuple[int, str]]) -> None:
+            with contextlib.suppress(Exception):  # the call that is under way tells
+                seat.pid, seat.address = place.result()
+            self._placing.pop(seat, None)
+
+        seat.handle.place.remote().future().add_done_callback(note)
+        return seat
+
+    # the carrier
+
+    def _write(self, seat: Seat, message: ToWorker) -> int:
+        """Put a large function into the object store, once for all workers."""
+        if not isinstance(message, Load) or message.blob is None or len(message.blob) < LARGE:
+            return super()._write(seat, message)
+        if message.function not in self._shared:
+            self._shared[message.function] = ray.put(b"".join(wire.encode_to_worker(message)))
+        seat.gathered.append(self._shared[message.function])
+        return len(message.blob)
+
+    def _call(self, seat: Seat, number: int, parts: list[Any]) -> None:
+        arguments: list[Any] = [bytearray()]
+        for part in parts:
+            if isinstance(part, ray.ObjectRef):
+                arguments += [part, bytearray()]
+            else:
+                arguments[-1] += part
+        self._await(seat, seat.handle.exchange.remote(number, *arguments), is_call=True)
+
+    def _order(self, seat: Seat, number: int, order: Order, arguments: tuple[int, ...]) -> None:
+        self._await(seat, seat.handle.control.remote(number, order, arguments), is_call=False)
+
+    def _await(self, seat: Seat, ref: Any, *, is_call: bool) -> None:
+        """Pass an answer on when it comes."""
+
+        def pass_on(answer: Future[Reply | None]) -> None:
+            try:
+                reply = answer.result()
+            except ray.exceptions.RayTaskError as error:
+                self._end(seat, _unusable(error))
+            except Exception:  # noqa: BLE001 - the actor is gone, whichever way Ray puts it
+                self._end(seat)
+            else:
+                if reply is not None:
+                    self._arrive(seat, reply, is_call=is_call)
+
+        ref.future().add_done_callback(pass_on)
+
+    def _abandon(self, seat: Seat) -> None:
+        """End the actor; its worker does not answer."""
+        with contextlib.suppress(Exception):  # it is gone
+            ray.kill(seat.handle)
+
+    def _keep_lease(self) -> None:
+        """Tell the workers now and then that the caller is there; look for those that find no place."""
+        while not self._ended.wait(LEASE_SECONDS / LEASE_SHARE):
+            for seat in list(self._seats):
+                if seat.ended:
+                    continue
+                with contextlib.suppress(Exception):  # the call that is under way tells
+                    seat.handle.touch.remote()
+                if time.monotonic() - self._placing.get(seat, math.inf) > PLACEMENT_SECONDS:
+                    self._end(seat, self._no_place(1, 0))
+
+    def _leave(self) -> None:
+        """End the actors, and what was started."""
+        self._ended.set()
+        for seat in self._seats:
+            self._abandon(seat)
+        if self._owns_connection:
+            ray.shutdown()
+
+
+def _unusable(error: Exception) -> BackendUnavailableError:
+    return BackendUnavailableError("ray", f"an actor cannot run it ({error}); the nodes need the same poolinject")

@@ -1,0 +1,3 @@
+"""The tests of ``tests.pool.test_on_error`` that are for every backend."""
+
+from tests.pool.test_on_error import *
