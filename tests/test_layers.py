@@ -42,7 +42,7 @@ NEVER = {  # libraries that have no place in a room
     "_scheduling": {"pickle", "cloudpickle", "fastapi", "subprocess", "socket"},
     "pool": {"pickle", "cloudpickle", "subprocess", "socket"},
 }
-PURE = ("scheduler", "state", "chunking", "backpressure", "retries", "losses")
+PURE = ("scheduler", "state", "chunking", "backpressure", "retries", "losses", "placing")
 IMPURE = {"time", "threading", "os", "socket", "selectors", "queue", "logging", "asyncio", "random"}
 FILES = sorted(PACKAGE.rglob("*.py"))
 each_file = pytest.mark.parametrize("path", FILES, ids=[str(path.relative_to(PACKAGE)) for path in FILES])

@@ -11,9 +11,9 @@ from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 
 from poolinject._scheduling.losses import keep_alone, lost_alone, lost_items, not_lost, pieces
+from poolinject._scheduling.placing import LONG_SECONDS, taken_back, worker_for
 from poolinject._scheduling.retries import Retry
 from poolinject._scheduling.state import (
-    WINDOW,
     Action,
     CancelItems,
     ChunkState,
@@ -27,11 +27,6 @@ from poolinject._scheduling.state import (
     TakeBack,
     WorkerState,
 )
-
-PREFETCH_SECONDS = 0.02  # of work that a worker has ahead
-PREFETCH_BYTES = 1 << 22  # the same, beyond one chunk
-LONG_SECONDS = 0.2  # a chunk that takes longer is sent only to a worker that has nothing to do
-WORTH_SECONDS = 0.002  # of work that waits at a busy worker is worth taking to an idle one
 
 
 class Scheduler:
@@ -256,13 +251,15 @@ class Scheduler:
         while passed < len(self._turn):
             run = self.runs[self._turn[0]]
             self._turn.rotate(-1)
-            worker = self._worker_for(run) if run.again or run.available else None
+            worker = (
+                worker_for(run, self.workers, counts_begun=self._counts_begun) if run.again or run.available else None
+            )
             if worker is None:
                 passed += 1
             else:
                 passed = 0
                 actions.append(self._send(run, worker))
-        return actions + self._balance()
+        return actions + taken_back(self.workers)
 
     def _lose_pinned(self) -> list[Action]:
         """Fail the items that must run on a worker which is not there."""
@@ -289,48 +286,7 @@ class Scheduler:
 
     def waited(self) -> list[Action]:
         """Nothing has come for a while: where it is uneven, items take longer than it seemed."""
-        return self._balance(0.0)
-
-    def _balance(self, worth: float = WORTH_SECONDS) -> list[Action]:
-        """Where a worker has nothing to do, take back what waits at the one that has most of it.
-
-        Chunks that it has not come to are taken whole, of the only one it has a half; so it always goes on with
-        something, and nothing is passed to and fro.
-        """
-        if all(worker.chunks or not worker.ready for worker in self.workers):
-            return []
-        waiting = [worker.spare() for worker in self.workers]
-        seconds = [
-            sum(chunk.run.chunking.estimate(chunk.count - keep) / chunk.beside for chunk, keep in parts)
-            for parts in waiting
-        ]
-        busiest = seconds.index(max(seconds))
-        actions: list[Action] = []
-        for chunk, keep in waiting[busiest] if seconds[busiest] > worth else ():
-            chunk.taken = True
-            actions.append(TakeBack(busiest, chunk.slot, chunk.id, keep))
-        return actions
-
-    def _worker_for(self, run: RunState) -> WorkerState | None:
-        if run.pinned is not None:
-            worker = self.workers[run.pinned[run.again[0][0] if run.again else run.next]]
-            return worker if worker.ready and worker.slots and worker.room > 0 else None
-        wanting = [worker for worker in self.workers if worker.ready and worker.room > 0 and self._wants(worker, run)]
-        return min(wanting, key=lambda worker: len(worker.chunks), default=None)
-
-    def _wants(self, worker: WorkerState, run: RunState) -> bool:
-        if not worker.slots:
-            return False
-        if not self._counts_begun and (run.is_alone_next or worker.is_suspicious):
-            return not worker.chunks
-        if run.concurrency > 1 and not run.is_alone_next:
-            return worker.beside < _most_beside(run)
-        share, ahead = 0.5 if worker.full else 1.0, len(worker.chunks)
-        wants = not ahead or (ahead == 1 and worker.load < LONG_SECONDS)
-        has_room = worker.load < share * PREFETCH_SECONDS and worker.weight < share * PREFETCH_BYTES
-        wants = wants or (has_room and ahead < share * WINDOW)
-        worker.full = not wants
-        return wants
+        return taken_back(self.workers, 0.0)
 
     def _send(self, run: RunState, worker: WorkerState) -> Send:
         again, attempt = bool(run.again), 1
@@ -359,9 +315,3 @@ class Scheduler:
         run.in_flight += 1
         exact = run.exact or run.at_most_once
         return Send(worker.id, run.id, chunk.id, slot, start, count, again, exact, attempt, beside)
-
-
-def _most_beside(run: RunState) -> float:
-    """Say how many items of a run a worker has at the most: those that run, and those that will before more come."""
-    ahead = PREFETCH_SECONDS * run.concurrency / max(run.chunking.estimate(1), 1e-9)
-    return run.concurrency + min(ahead, run.concurrency)

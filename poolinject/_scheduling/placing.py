@@ -1,0 +1,67 @@
+"""Which worker gets the next chunk of a run, and what is taken back from whom. Pure, on the state of the scheduler."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from poolinject._scheduling.state import WINDOW, Action, RunState, TakeBack, WorkerState
+
+PREFETCH_SECONDS = 0.02  # of work that a worker has ahead
+PREFETCH_BYTES = 1 << 22  # the same, beyond one chunk
+LONG_SECONDS = 0.2  # a chunk that takes longer is sent only to a worker that has nothing to do
+WORTH_SECONDS = 0.002  # of work that waits at a busy worker is worth taking to an idle one
+
+
+def worker_for(run: RunState, workers: Sequence[WorkerState], *, counts_begun: bool) -> WorkerState | None:
+    """Choose a worker for what a run has to send; none where nobody wants more. *counts_begun* is the backend's."""
+    if run.pinned is not None:
+        worker = workers[run.pinned[run.again[0][0] if run.again else run.next]]
+        return worker if worker.ready and worker.slots and worker.room > 0 else None
+    wanting = [
+        worker
+        for worker in workers
+        if worker.ready and worker.room > 0 and _wants(worker, run, counts_begun=counts_begun)
+    ]
+    return min(wanting, key=lambda worker: len(worker.chunks), default=None)
+
+
+def _wants(worker: WorkerState, run: RunState, *, counts_begun: bool) -> bool:
+    if not worker.slots:
+        return False
+    if not counts_begun and (run.is_alone_next or worker.is_suspicious):
+        return not worker.chunks
+    if run.concurrency > 1 and not run.is_alone_next:
+        return worker.beside < _most_beside(run)
+    share, ahead = 0.5 if worker.full else 1.0, len(worker.chunks)
+    wants = not ahead or (ahead == 1 and worker.load < LONG_SECONDS)
+    has_room = worker.load < share * PREFETCH_SECONDS and worker.weight < share * PREFETCH_BYTES
+    wants = wants or (has_room and ahead < share * WINDOW)
+    worker.full = not wants
+    return wants
+
+
+def _most_beside(run: RunState) -> float:
+    """Say how many items of a run a worker has at the most: those that run, and those that will before more come."""
+    ahead = PREFETCH_SECONDS * run.concurrency / max(run.chunking.estimate(1), 1e-9)
+    return run.concurrency + min(ahead, run.concurrency)
+
+
+def taken_back(workers: Sequence[WorkerState], worth: float = WORTH_SECONDS) -> list[Action]:
+    """Where a worker has nothing to do, take back what waits at the one that has most of it.
+
+    Chunks that it has not come to are taken whole, of the only one it has a half; so it always goes on with
+    something, and nothing is passed to and fro.
+    """
+    if all(worker.chunks or not worker.ready for worker in workers):
+        return []
+    waiting = [worker.spare() for worker in workers]
+    seconds = [
+        sum(chunk.run.chunking.estimate(chunk.count - keep) / chunk.beside for chunk, keep in parts)
+        for parts in waiting
+    ]
+    busiest = seconds.index(max(seconds))
+    actions: list[Action] = []
+    for chunk, keep in waiting[busiest] if seconds[busiest] > worth else ():
+        chunk.taken = True
+        actions.append(TakeBack(busiest, chunk.slot, chunk.id, keep))
+    return actions
