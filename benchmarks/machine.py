@@ -20,6 +20,8 @@ PACKAGES = (
     "pebble",
     "numpy",
     "cloudpickle",
+    "distributed",
+    "ray",
 )
 CPU_FILE = Path("/proc/cpuinfo")
 

@@ -1,7 +1,7 @@
 """Every row of the table, by subject, in the order of the table."""
 
 from benchmarks.row import Row
-from benchmarks.rows import concurrency, injection, scheduling, startup, transport
+from benchmarks.rows import clusters, concurrency, injection, scheduling, startup, transport
 
 ROWS: tuple[Row, ...] = (
     injection.SEED_ASYNC,
@@ -28,4 +28,6 @@ ROWS: tuple[Row, ...] = (
     injection.GRAPH,
     injection.DIAMOND,
     transport.SIZES_ROW,
+    clusters.DASK,
+    clusters.RAY,
 )

@@ -148,7 +148,8 @@ class Engine:
             options.patience = EAGER_PATIENCE
         else:
             options.unit = chunksize or 0
-        target = EAGER_SECONDS if options.eager else TARGET_SECONDS
+        is_costly = self.backend.capabilities.costly_messages
+        target = EAGER_SECONDS if options.eager or is_costly else TARGET_SECONDS
         most = MOST if limit is None else limit // (2 * driver.workers)
         if options.concurrency > 1:  # a chunk is a part of what runs at the same time, so that it always goes on
             chunksize, most, target = None, max(options.concurrency // 8, 1), BESIDE_SECONDS * options.concurrency

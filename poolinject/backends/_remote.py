@@ -52,7 +52,7 @@ class Seat:
 class RemoteBackend(Backend):
     """Workers that another library places and carries calls to."""
 
-    capabilities = Capabilities(shares_memory=False, counts_begun=False, grows=True)
+    capabilities = Capabilities(shares_memory=False, counts_begun=False, grows=True, costly_messages=True)
 
     def __init__(self) -> None:
         self._seats: list[Seat] = []

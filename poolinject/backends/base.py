@@ -26,6 +26,7 @@ class Capabilities:
         recycles: A worker that ends can be replaced, with memory of its own that goes with it.
         counts_begun: When a worker has ended it is known which items it had begun.
         grows: Workers may join while the pool runs; without a number it takes as many as there are.
+        costly_messages: A message costs milliseconds, so that chunks are to take longer.
     """
 
     shares_memory: bool
@@ -34,6 +35,7 @@ class Capabilities:
     recycles: bool = False
     counts_begun: bool = True
     grows: bool = False
+    costly_messages: bool = False
 
 
 @dataclass(frozen=True, slots=True)
