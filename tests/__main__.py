@@ -16,11 +16,13 @@ from tests import SAMPLE
 
 ROOT = Path(__file__).resolve().parent.parent
 ROOMS_APART = ("pool", "faults")  # each a part of its own
-ELSEWHERE = {  # files of the pool that go with another part, which takes less time
-    "test_main_module.py": "faults",
-    "test_async_backends.py": "",
-    "test_concurrency_faults.py": "",
-    "test_loop_hygiene.py": "",
+ELSEWHERE = {  # files that go with another part, which takes less time
+    "pool/test_main_module.py": "faults",
+    "pool/test_recycling.py": "faults",
+    "pool/test_async_backends.py": "faults",
+    "pool/test_concurrency_faults.py": "",
+    "pool/test_loop_hygiene.py": "",
+    "pool/test_scrape.py": "",
 }
 
 
@@ -39,7 +41,7 @@ def parts_of_suite() -> list[list[str]]:
     """Divide the test files into parts that take about as long."""
     parts: dict[str, list[str]] = {room: [] for room in (*ROOMS_APART, "")}
     for file in sorted((ROOT / "tests").rglob("test_*.py")):
-        room = ELSEWHERE.get(file.name, file.parent.name)
+        room = ELSEWHERE.get(f"{file.parent.name}/{file.name}", file.parent.name)
         parts[room if room in ROOMS_APART else ""].append(str(file))
     return list(parts.values())
 

@@ -91,13 +91,15 @@ def ledger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     return ledger_module
 
 
-SAMPLED = {  # of so many tests of these one, drawn by the name
+SAMPLED = {  # of so many tests of these files and rooms one, drawn by the name
+    "clusters": 6,
     "async_pool": 6,
     "test_async_backends.py": 6,
     "test_caller_death.py": 3,
     "test_concurrency_faults.py": 2,
     "test_loop_hygiene.py": 2,
 }
+SPAWN_SAMPLED = 3  # the same of those whose processes start slowest, which is all that differs in them
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -107,6 +109,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     kept, left, seen = list[pytest.Item](), list[pytest.Item](), set[str]()
     for item in items:
         one_in = next((SAMPLED[part] for part in (item.path.name, item.path.parent.name) if part in SAMPLED), 1)
+        one_in = max(one_in, SPAWN_SAMPLED if "spawn" in item.name else 1)
         function = item.nodeid.partition("[")[0]
         is_drawn = zlib.crc32(item.nodeid.encode()) % one_in == 0 or function not in seen
         seen.add(function)
