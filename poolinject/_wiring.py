@@ -6,6 +6,7 @@ import os
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
+import poolinject.backends.process  # noqa: F401 - ahead: the first pool may be made where an event loop runs
 from poolinject import _options
 from poolinject._scheduling import consuming
 from poolinject._scheduling.progress import Bar

@@ -44,8 +44,9 @@ class InjectedPool(AsyncMethods):
     names begin with ``a`` are for async code.
 
     Args:
-        workers: How many; by default one for each usable core.
-        backend: ``"process"``, ``"thread"``, ``"inline"`` (the calling thread, for debugging) or a ``Backend``.
+        workers: How many; by default one for each usable core, on a running cluster as many as it has.
+        backend: ``"process"``, ``"thread"``, ``"inline"`` (the calling thread, for debugging), ``"dask"``, ``"ray"``,
+            or a ``Backend``, say ``DaskBackend(address=...)``.
         start_method: ``"forkserver"``, ``"spawn"`` or ``"fork"``; by default the first that the platform has.
         lifetimes: ``"item"``, ``"worker"`` or ``"pool"`` for providers; wins over ``Depends(lifetime=)``.
         overrides: Replacements for providers, as in ``app.dependency_overrides``; read anew for each run.
@@ -114,13 +115,7 @@ class InjectedPool(AsyncMethods):
         self._pid = os.getpid()
 
     def __repr__(self) -> str:
-        engine = self._engine
-        state = "closed" if engine.closed else "new" if engine.driver is None else "open"
-        done = 0 if engine.driver is None else sum(engine.driver.dispatcher.items_done)
-        running = 0 if engine.driver is None else len(engine.driver.dispatcher.runs)
-        workers = engine.options.workers if engine.driver is None else engine.driver.workers
-        counts = f"{workers or 'all'} workers, {running} runs, {done} items done"
-        return f"<InjectedPool {self._name!r} {state}, {counts}>"
+        return f"<InjectedPool {self._name!r} {self._engine}>"
 
     def __reduce__(self) -> NoReturn:
         raise TransportError(f"pool {self._name!r}", "a pool cannot be sent to a worker: make another one there")

@@ -64,7 +64,7 @@ def test_a_name_is_imported_on_first_use() -> None:
         "assert not hasattr(poolinject, 'no_such_name')\n"
         "from poolinject import *\n"
         "assert InjectedPool is poolinject.pool.InjectedPool\n"
-        "late = {'tqdm', 'multiprocessing', 'poolinject.backends.process'} - before\n"
+        "late = {'tqdm', 'multiprocessing', 'poolinject.backends.thread'} - before\n"
         "assert not late & set(sys.modules), late & set(sys.modules)\n"
     )
     subprocess.run([sys.executable, "-c", script], check=True, timeout=20)

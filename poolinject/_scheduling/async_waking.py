@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import importlib
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -90,8 +92,25 @@ async def in_thread(call: Callable[..., Value], *args: Any) -> Value:
 
     It waits for no other thread: the limit of anyio's own is for the user's code, which may be waiting for the pool.
     """
+    await _load_anyio()
     limiter = anyio.CapacityLimiter(1)
     return await anyio.to_thread.run_sync(call, *args, abandon_on_cancel=True, limiter=limiter)
+
+
+async def _load_anyio() -> None:
+    """Import what anyio has for this event loop on a thread: by itself it would do so on the loop, for 25 ms."""
+    is_trio = _is_trio()
+    name = f"anyio._backends._{'trio' if is_trio else 'asyncio'}"
+    if name in sys.modules:
+        return
+    with suppress(ImportError):  # the name is anyio's own affair
+        if is_trio:
+            import trio  # noqa: PLC0415 - an optional library, which is there already
+
+            await trio.to_thread.run_sync(importlib.import_module, name)
+        else:
+            with ThreadPoolExecutor(1) as thread:  # the loop's own threads may all be waiting for the pool
+                await asyncio.get_running_loop().run_in_executor(thread, importlib.import_module, name)
 
 
 def start_task(main: Callable[[], Coroutine[Any, Any, None]], ended: Callable[[], None]) -> Callable[[], object]:

@@ -65,6 +65,15 @@ class Engine:
         self._lock = threading.Lock()
         self._finalizer: weakref.finalize[..., object] | None = None
 
+    def __str__(self) -> str:
+        driver, workers = self.driver, self.options.workers
+        if driver is None:
+            return f"{'closed' if self.closed else 'new'}, {workers or 'all'} workers, 0 runs, 0 items done"
+        counts = (
+            f"{driver.workers} workers, {len(driver.dispatcher.runs)} runs, {sum(driver.dispatcher.items_done)} items"
+        )
+        return f"{'closed' if self.closed else 'open'}, {counts} done"
+
     def start(self, owner: object, plan: Plan | None = None) -> Driver:
         """Start the workers, or give what has been started; *owner* dying ends them.
 
