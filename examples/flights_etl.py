@@ -28,7 +28,7 @@ from itertools import islice
 from operator import itemgetter
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import Depends
 
@@ -43,6 +43,7 @@ TABLE = """
 """
 COLUMNS = ("time_hour", "carrier", "flight", "origin", "dest", "distance", "arr_delay")
 Flight = tuple[str, ...]  # the values of COLUMNS
+Row = tuple[str, str, int, str, str, int, float]  # of the table
 INSERT = "INSERT INTO flights VALUES (?, ?, ?, ?, ?, ?, ?)"
 MEAN_DELAYS = "SELECT airline, count(*), avg(arrival_delay) FROM flights GROUP BY airline ORDER BY avg(arrival_delay)"
 
@@ -116,12 +117,8 @@ def get_cursor(connection: Annotated[sqlite3.Connection, Depends(get_connection)
             cursor.execute("RELEASE flight")
 
 
-def load(
-    flight: Flight,
-    reference: Annotated[Reference, Depends(get_reference)],
-    cursor: Annotated[sqlite3.Cursor, Depends(get_cursor)],
-) -> None:
-    """Join one flight with its airline and airports and insert it.
+def join(flight: Flight, reference: Annotated[Reference, Depends(get_reference)]) -> Row:
+    """Join one flight with its airline and airports.
 
     Raises:
         RejectedFlightError: If the flight did not arrive or an airport is unknown.
@@ -132,8 +129,16 @@ def load(
     airline, airports = reference.airlines[carrier], reference.airports
     if origin not in airports or destination not in airports:
         raise RejectedFlightError("unknown airport")
-    row = (departure, airline, int(number), airports[origin], airports[destination], int(distance), float(delay))
-    cursor.execute(INSERT, row)
+    return departure, airline, int(number), airports[origin], airports[destination], int(distance), float(delay)
+
+
+def load(
+    flight: Flight,
+    reference: Annotated[Reference, Depends(get_reference)],
+    cursor: Annotated[sqlite3.Cursor, Depends(get_cursor)],
+) -> None:
+    """Join one flight and insert it."""
+    cursor.execute(INSERT, join(flight, reference))
 
 
 @dataclass
@@ -151,9 +156,9 @@ class Tally:
             self.rows_in += 1
             yield row
 
-    def add(self, result: Failure | None) -> None:
+    def add(self, result: object) -> None:
         """Count one result; a failure that is no rejection is an error of this program and raised."""
-        if result is None:
+        if not isinstance(result, Failure):
             self.loaded += 1
         elif isinstance(result.error, RejectedFlightError):
             self.rejected[str(result.error)] += 1
@@ -171,6 +176,11 @@ class Tally:
         return problems
 
 
+def bar_of(limit: int | None) -> dict[str, Any]:
+    """Return the options of a progress bar for so many flights, ``None`` for all."""
+    return {"desc": "flights", "unit": " rows", "total": min(limit or ROWS, ROWS)}
+
+
 def run(options: argparse.Namespace, shards: Path) -> Tally:
     """Load the flights into the workers' database files in *shards*."""
     tally = Tally()
@@ -182,8 +192,7 @@ def run(options: argparse.Namespace, shards: Path) -> Tally:
         overrides={get_shards: lambda: shards},
     ) as pool:
         rows = tally.counted(islice(read_flights(), options.limit))
-        progress = {"desc": "flights", "unit": " rows", "total": min(options.limit or ROWS, ROWS)}
-        for result in pool.imap_unordered(load, rows, progress=progress, on_error="return"):
+        for result in pool.imap_unordered(load, rows, progress=bar_of(options.limit), on_error="return"):
             tally.add(result)
     tally.seconds = time.perf_counter() - started
     return tally
@@ -212,32 +221,47 @@ def print_table(tally: Tally, connection: sqlite3.Connection) -> None:
         print(f"{airline:<32}{flights:>10,}{delay:>10.1f} min")
 
 
+def conclude(tally: Tally, database: Path, out: Path | None) -> int:
+    """Report on a database that is complete, and keep it in *out*; 1 if the counts contradict one another."""
+    with closing(sqlite3.connect(database)) as connection:
+        (in_database,) = connection.execute("SELECT count(*) FROM flights").fetchone()
+        print_table(tally, connection)
+    problems = tally.problems(in_database)
+    for problem in problems:
+        print(f"error: {problem}", file=sys.stderr)
+    if out and not problems:
+        database.replace(out)
+    return 1 if problems else 0
+
+
+def working_directory(out: Path | None) -> TemporaryDirectory[str]:
+    """Make a directory to work in, on the disk of the file that the database is to be kept in."""
+    return TemporaryDirectory(prefix="flights-", dir=out.parent if out else None)
+
+
+def add_common_options(parser: argparse.ArgumentParser) -> None:
+    """Add what the job takes wherever it runs."""
+    parser.add_argument("--limit", type=int, help="read so many flights only")
+    parser.add_argument("--out", type=Path, help="keep the database in this file, replacing it")
+
+
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workers", type=int, help="default: one for each core")
     parser.add_argument("--backend", choices=["inline", "thread", "process"], default="process")
-    parser.add_argument("--limit", type=int, help="read so many flights only")
-    parser.add_argument("--out", type=Path, help="keep the database in this file, replacing it")
+    add_common_options(parser)
     return parser.parse_args(arguments)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Load, check and report; 1 if the counts contradict one another."""
     options = parse(arguments)
-    with TemporaryDirectory(prefix="flights-", dir=options.out.parent if options.out else None) as directory:
+    with working_directory(options.out) as directory:
         (shards := Path(directory, "shards")).mkdir()
         tally = run(options, shards)
         merge(shards, merged := Path(directory, "flights.sqlite3"))
-        with closing(sqlite3.connect(merged)) as connection:
-            (in_database,) = connection.execute("SELECT count(*) FROM flights").fetchone()
-            print_table(tally, connection)
-        problems = tally.problems(in_database)
-        for problem in problems:
-            print(f"error: {problem}", file=sys.stderr)
-        if options.out and not problems:
-            merged.replace(options.out)
-    return 1 if problems else 0
+        return conclude(tally, merged, options.out)
 
 
 if __name__ == "__main__":

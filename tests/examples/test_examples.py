@@ -15,17 +15,21 @@ from types import ModuleType
 import psutil
 import pytest
 
+from tests.clusters.conftest import available
 from tests.pool.server import serving
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 BACKENDS = ["inline", "thread", "process"]
 TIMEOUT = 20.0
+CLUSTER_TIMEOUT = 60.0  # a cluster has to start first, and to end
 
 
-def run_example(name: str, *arguments: str, text: str | None = None) -> subprocess.CompletedProcess[str]:
+def run_example(
+    name: str, *arguments: str, text: str | None = None, timeout: float = TIMEOUT
+) -> subprocess.CompletedProcess[str]:
     """Run an example to its end."""
     command = [sys.executable, str(EXAMPLES / name), *arguments]
-    return subprocess.run(command, input=text, capture_output=True, text=True, timeout=TIMEOUT, check=False)
+    return subprocess.run(command, input=text, capture_output=True, text=True, timeout=timeout, check=False)
 
 
 @contextmanager
@@ -129,6 +133,45 @@ def test_flights_job_gives_the_same_counts_on_every_backend(backend: str) -> Non
     assert result.returncode == 0, result.stderr
     table = table_of(result.stdout)
     assert (table["rows in"], table["loaded"], table["rejected"]) == (1000, 956, 44)
+
+
+def without_rate(text: str) -> str:
+    """Leave out the line of the flights job's table that differs from run to run."""
+    kept, left_out = re.subn(r"^rows per second .*\n", "", text, flags=re.MULTILINE)
+    assert left_out == 1
+    return kept
+
+
+def rows_in(database: Path) -> list[tuple[object, ...]]:
+    """Give the flights in the order in which they were written."""
+    with closing(sqlite3.connect(database)) as connection:
+        return connection.execute("SELECT * FROM flights ORDER BY rowid").fetchall()
+
+
+@pytest.fixture(scope="module")
+def flights_inline(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, list[tuple[object, ...]]]:
+    """Give what the job prints and writes where one thread does all, in the order of the input."""
+    out = tmp_path_factory.mktemp("flights") / "flights.sqlite3"
+    result = run_example("flights_etl.py", "--backend", "inline", "--limit", "5000", "--out", str(out))
+    assert result.returncode == 0, result.stderr
+    return without_rate(result.stdout), rows_in(out)
+
+
+@pytest.mark.timeout(CLUSTER_TIMEOUT + 2 * TIMEOUT)
+@pytest.mark.parametrize("backend", ["process", "dask", "ray"])
+def test_flights_job_gives_the_same_to_the_digit_on_a_cluster(
+    backend: str, flights_inline: tuple[str, list[tuple[object, ...]]], tmp_path: Path
+) -> None:
+    """The table is that of the job in one thread, and so are the rows, in the order of the input."""
+    if backend != "process" and not available(backend):
+        pytest.skip(f"{backend} is not installed")
+    out = tmp_path / "flights.sqlite3"
+    arguments = ("--backend", backend, "--workers", "2", "--limit", "5000", "--out", str(out))
+    result = run_example("flights_cluster.py", *arguments, timeout=CLUSTER_TIMEOUT)
+    assert result.returncode == 0, result.stderr
+    assert (without_rate(result.stdout), rows_in(out)) == flights_inline
+    assert "workers lost on the way: 0\n" in result.stderr
+    assert list(tmp_path.iterdir()) == [out]
 
 
 @pytest.mark.parametrize(("beginning", "times"), [("import sqlite3", 1), ("import asyncio", 2)])
