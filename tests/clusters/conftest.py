@@ -104,13 +104,18 @@ def ledger(tmp_path: Path, pointer: Path) -> ModuleType:
 NOT_OURS = {"test_jitter_leaves_the_random_numbers_of_the_caller_alone"}  # Dask itself draws from them
 
 
+def is_for_clusters(item: pytest.Function) -> bool:
+    """Tell whether a test is of this room, or about every backend."""
+    is_of_this_room = item.function.__module__ == item.module.__name__
+    return is_of_this_room or ("backend" in item.fixturenames and item.originalname not in NOT_OURS)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Of the suite of the local backends leave out what is not about every backend, and allow for the start."""
     here = Path(__file__).parent
     for item in list(items):
         if here not in item.path.parents:
             continue
-        name = getattr(item, "originalname", None)
-        if name in NOT_OURS or "backend" not in getattr(item, "fixturenames", ()):
+        if isinstance(item, pytest.Function) and not is_for_clusters(item):
             items.remove(item)
         item.add_marker(pytest.mark.timeout(90))
