@@ -65,8 +65,8 @@ class RayBackend(RemoteBackend):
     """Actors on a Ray cluster.
 
     Args:
-        address: A running cluster, as ``ray.init`` takes it; by default the one that this process is connected to,
-            else one is started on this machine and ended with the pool.
+        address: A running cluster, as ``ray.init`` takes it; by default the one that this process is connected to, or
+            that ``RAY_ADDRESS`` names, else one is started on this machine and ended with the pool.
         by_value: Modules that are not installed on the nodes; what they define is sent along.
         resources: What each worker needs, as options of an actor, say ``{"num_gpus": 1}``; one CPU by default.
     """
@@ -98,13 +98,14 @@ class RayBackend(RemoteBackend):
 
     def _connect(self, workers: int) -> None:
         options: dict[str, Any] = {"logging_level": logging.ERROR}
-        if self._address is None:
+        address = self._address or os.environ.get("RAY_ADDRESS") or "local"  # else Ray looks for any that runs here
+        if address == "local":
             os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # what we start tells nobody
             options |= {"num_cpus": workers or None, "include_dashboard": False}
         try:
-            ray.init(address=self._address, **options)
+            ray.init(address=address, **options)
         except ConnectionError as error:
-            remedy = f"no Ray cluster answers at {self._address!r} ({error})"
+            remedy = f"no Ray cluster answers at {address!r} ({error})"
             raise BackendUnavailableError("ray", remedy) from error
         self._owns_connection = True
 
