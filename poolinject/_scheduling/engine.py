@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 EXIT_MARGIN = 15.0  # seconds beyond ``cleanup_timeout`` that shutdown takes at the most once runs are over
 SMALLEST_LIMIT = 16  # items in flight for each worker where the limit is automatic
 CHUNKS_IN_FLIGHT = 4  # the same, in chunks
+BESIDE_IN_FLIGHT = 8  # items that count as a chunk, for each that runs beside others
 EAGER_PATIENCE = 0.1  # seconds that outcomes may wait where only a progress bar wants them
 MOST_PACES = 1024  # functions of which it is remembered what their items take
 
@@ -160,11 +161,12 @@ class Engine:
         is_costly = self.backend.capabilities.costly_messages
         target = EAGER_SECONDS if options.eager or is_costly else TARGET_SECONDS
         most = MOST if limit is None else limit // (2 * driver.workers)
-        if options.concurrency > 1:  # a chunk is a part of what runs at the same time, so that it always goes on
-            chunksize, most, target = None, max(options.concurrency // 8, 1), BESIDE_SECONDS * options.concurrency
+        if options.concurrency > 1:  # all of a chunk can run at the same time, so that none waits behind its neighbours
+            chunksize, most, target = None, options.concurrency, BESIDE_SECONDS * options.concurrency
         chunking = Chunking(chunksize, most, self._pace(load), target)
         if limit is None:
-            together = options.concurrency * max(chunksize or 1, chunking.size)
+            together = BESIDE_IN_FLIGHT * options.concurrency if options.concurrency > 1 else chunksize or 1
+            together = max(together, chunking.size)
             limit = max(SMALLEST_LIMIT, CHUNKS_IN_FLIGHT * together) * driver.workers
         number = next(self._run_numbers)
         return Run(number, load, options, chunking=chunking, pressure=Backpressure(limit), bar=bar)

@@ -9,6 +9,7 @@ from poolinject._scheduling.state import WINDOW, Action, RunState, TakeBack, Wor
 PREFETCH_SECONDS = 0.02  # of work that a worker has ahead
 PREFETCH_BYTES = 1 << 22  # the same, beyond one chunk
 LONG_SECONDS = 0.2  # a chunk that takes longer is sent only to a worker that has nothing to do
+MOST_AHEAD = 32  # items that wait for each that runs beside others; those not come to can be taken back
 WORTH_SECONDS = 0.002  # of work that waits at a busy worker is worth taking to an idle one
 
 
@@ -43,7 +44,7 @@ def _wants(worker: WorkerState, run: RunState, *, counts_begun: bool) -> bool:
 def _most_beside(run: RunState) -> float:
     """Say how many items of a run a worker has at the most: those that run, and those that will before more come."""
     ahead = PREFETCH_SECONDS * run.concurrency / max(run.chunking.estimate(1), 1e-9)
-    return run.concurrency + min(ahead, run.concurrency)
+    return run.concurrency + min(ahead, MOST_AHEAD * run.concurrency)
 
 
 def taken_back(workers: Sequence[WorkerState], worth: float = WORTH_SECONDS) -> list[Action]:

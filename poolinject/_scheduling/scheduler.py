@@ -132,12 +132,13 @@ class Scheduler:
             actions.append(self._later(run, retry.index, chunk.attempt, retry.delay))
             start = retry.index + 1
         actions += self._emit(run, start, end - start)
-        if failed and run.fail_fast:
-            actions += self.cancel(run.id)
         if done:
             self._close(worker, chunk)
             if not run.cancelled:
                 run.again.extend((chunk.start + row.start, len(row), chunk.attempt) for row in chunk.missing())
+        if failed and run.fail_fast:
+            actions += self.cancel(run.id)
+        if done:
             actions += [*self._finished(run), *self._recycle(worker)]
         return actions + self._fill()
 

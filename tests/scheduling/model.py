@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from poolinject._scheduling.backpressure import Backpressure, ReorderBuffer
 from poolinject._scheduling.chunking import Chunking
+from poolinject._scheduling.placing import MOST_AHEAD
 from poolinject._scheduling.retries import Retry
 from poolinject._scheduling.scheduler import Scheduler
 from poolinject._scheduling.state import (
@@ -330,7 +331,7 @@ class Model:
             assert len(held) < WINDOW, "more chunks than a worker should have ahead"
         else:
             beside = sum(chunk.left for chunk in held if chunk.concurrency > 1)
-            assert beside < 2 * run.concurrency, "more items than a worker should have ahead"
+            assert beside < (1 + MOST_AHEAD) * run.concurrency, "more items than a worker should have ahead"
 
     def cancel_items(self, worker_id: int, run: ModelRun) -> None:
         """Cancel what runs beside others."""
