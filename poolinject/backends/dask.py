@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from types import ModuleType
 
 START_SECONDS = 60.0  # for a first worker of the cluster to be there, and for the library to answer
+LAST_WORDS_SECONDS = 2.0  # for a worker that the cluster has sent away to close its scopes and to say how that went
 LARGE = 1 << 20  # bytes that do not go through the scheduler
 NEVER_STARTED = Reply(0, b"".join(wire.encode_from_worker(Stopped(()))), over=True)
 _hosted: dict[tuple[str, str, Setup], HostedWorker | None] = {}  # in worker processes; None: it has been ended
@@ -46,12 +47,13 @@ class PoolPlugin(distributed.WorkerPlugin):  # type: ignore[misc]  # distributed
         self.token, self.name = token, f"poolinject-{token}"
 
     async def teardown(self, worker: Any) -> None:
-        """Close what is open; the event loop goes on."""
+        """Close what is open, and tell the caller how that went; the event loop goes on."""
         for key in [key for key in _hosted if key[:2] == (self.token, worker.address)]:
             hosted = _hosted.pop(key)
             if hosted is not None:
                 hosted.stop()
                 await _end_of(hosted)
+                worker.log_event(self.name, (worker.address, *hosted.last_words(0)))
 
 
 def _find(token: str, address: str, setup: Setup) -> HostedWorker | None:
@@ -148,6 +150,7 @@ class DaskBackend(RemoteBackend):
             self._client.wait_for_workers(wanted, timeout=START_SECONDS)
             self._client.register_plugin(PoolPlugin(self._token))
             self._client.subscribe_topic("all", self._on_event)
+            self._client.subscribe_topic(f"poolinject-{self._token}", self._on_last_words)
             pids = self._client.run(os.getpid)
         except (OSError, TimeoutError, ImportError) as error:
             where = self._address or "the cluster"
@@ -238,14 +241,22 @@ class DaskBackend(RemoteBackend):
         _, news = event
         if news.get("action") == "remove-worker":
             for seat in self._seats:
-                if seat.address == news["worker"]:
-                    self._end(seat)
-                    self._do(self._drop(seat))
+                if seat.address == news["worker"] and not seat.ended:
+                    self._do(self._drop(seat, patience=LAST_WORDS_SECONDS if news.get("expected") else 0.0))
         elif news.get("action") == "add-worker":
             self._do(self._meet(news["worker"]))
 
-    async def _drop(self, seat: Seat) -> None:
-        """Let go of the calls of a worker that is gone; nobody else can do them."""
+    def _on_last_words(self, event: tuple[float, tuple[Any, ...]]) -> None:
+        """Heed what a worker says that ends because its process is to."""
+        _, (address, *words) = event
+        for seat in self._seats:
+            if seat.address == address:
+                self._arrive(seat, Reply(*words), is_call=False)
+
+    async def _drop(self, seat: Seat, patience: float) -> None:
+        """Let go of the calls of a worker that is gone; nobody else can do them. One that was sent away may say why."""
+        await asyncio.sleep(patience)
+        self._end(seat)
         await self._client.cancel(list(seat.handle))
 
     async def _meet(self, address: str) -> None:
@@ -272,8 +283,9 @@ class DaskBackend(RemoteBackend):
     def _leave(self) -> None:
         """Take the plugin away; end what was started."""
         if self._client is not None:
-            with contextlib.suppress(Exception):
-                self._client.unsubscribe_topic("all")
+            for topic in ("all", f"poolinject-{self._token}"):
+                with contextlib.suppress(Exception):
+                    self._client.unsubscribe_topic(topic)
             with contextlib.suppress(Exception):
                 self._client.unregister_worker_plugin(f"poolinject-{self._token}")
             with contextlib.suppress(Exception):
