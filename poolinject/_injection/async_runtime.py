@@ -12,7 +12,7 @@ from poolinject._injection.codegen import compile_generated, generate
 from poolinject._injection.contexts import enter
 from poolinject._injection.runtime import TOOLS
 from poolinject._injection.scopes import CleanupFailure, SharedScope, build_here
-from poolinject._injection.tasks import failing
+from poolinject._injection.tasks import failing, finishing
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -66,6 +66,7 @@ class AsyncRuntime:
             "worker_scope": self.worker_scope,
             "fetch": self.fetch,
             "failing": failing,
+            "finishing": finishing,
         }
         bound: Callable[..., Any] = compile_generated(generate(plan, "await"), {**TOOLS, **live})
         return bound

@@ -227,6 +227,8 @@ class _Writer:
 
     def cleanups(self) -> None:
         order = self.opened(len(self.plan.steps))
+        if self.is_async and any(self.steps[slot].kind == "async generator" for slot in order):
+            self.emit("finishing()")
         for position, slot in enumerate(order, 1):
             step = self.steps[slot]
             self.stage("cleanup", step.name, order[position:])
@@ -274,7 +276,7 @@ class _Writer:
 
 RESERVED = re.compile(
     r"[vgi]\d+|item|index|kind|attempt|at|result|error|about|worker|stages|names|run|fetch|mark|spread|deepcopy|worker_scope|"
-    r"atoms|type|numbered|begun|place|kept|fail|context|clean|pool_scope|open_async|close_async|did_not_yield|did_not_stop|closing_failed|failing|drive|ItemContext|SecurityScopes|len|"
+    r"atoms|type|numbered|begun|place|kept|fail|context|clean|pool_scope|open_async|close_async|did_not_yield|did_not_stop|closing_failed|failing|finishing|drive|ItemContext|SecurityScopes|len|"
     r"BaseException|_"
 )
 

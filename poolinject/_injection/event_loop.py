@@ -69,6 +69,9 @@ class EventLoop(Protocol):
     async def failing(self, error: BaseException, stage: Stage, opened: tuple[Any, ...], names: tuple[str, ...]) -> Any:
         """Close the open generators of an item that has failed, in the task that runs it."""
 
+    def finishing(self) -> None:
+        """Say, in the task that runs an item, that its function has returned: only its time limit cancels it now."""
+
     def call(self, function: Callable[[], None]) -> None:
         """Call a function on the loop's thread, if that is this one now."""
 

@@ -46,7 +46,7 @@ class LocalLoop:
         self._hosts: list[LocalHost] = []
         self._is_awaited = False
         self._tasks = AsyncioTasks()
-        self.failing = self._tasks.failing
+        self.failing, self.finishing = self._tasks.failing, self._tasks.finishing
         self.entered: asyncio.Task[None] | None = None  # the task that counts as the current one
         self.waiting: LocalHost | None = None  # the host that the loop turns for
 

@@ -27,7 +27,7 @@ class LoopThread(OwnThread):
         self._make = make
         self._lock = threading.Lock()
         self._tasks = AsyncioTasks()
-        self.failing = self._tasks.failing
+        self.failing, self.finishing = self._tasks.failing, self._tasks.finishing
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def get(self) -> asyncio.AbstractEventLoop:

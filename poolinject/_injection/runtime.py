@@ -136,6 +136,7 @@ class Runtime:
             "run": self.host.run,
             "fetch": self._fetch,
             "failing": self.loop.failing,
+            "finishing": self.loop.finishing,
         }
         return compile_generated(generated, {**TOOLS, **live, **names})
 

@@ -29,13 +29,14 @@ class Running(Protocol):
 class AsyncioRunning:
     """A task of asyncio."""
 
-    __slots__ = ("_tasks", "has_ended", "is_cancelled", "reason", "task", "timer")
+    __slots__ = ("_tasks", "has_ended", "is_cancelled", "is_closing", "reason", "task", "timer")
 
     def __init__(self, tasks: AsyncioTasks, task: asyncio.Task[None]) -> None:
         self._tasks, self.task = tasks, task
         self.timer: asyncio.TimerHandle | None = None
         self.reason: BaseException | None = None
         self.is_cancelled = self.has_ended = False
+        self.is_closing = False  # the function has come to its end: the cleanups may take the time that the item has
 
     def expire(self, late: Callable[[], BaseException]) -> None:
         """Cancel it because its time is over."""
@@ -48,7 +49,9 @@ class AsyncioRunning:
             self.task.get_loop().call_soon(self._cancel)  # after its first step, which may not have been made yet
 
     def _cancel(self) -> None:
-        if not self.has_ended:
+        if self.is_closing and not isinstance(self.reason, TimeoutError):
+            self.is_cancelled, self.reason = False, None
+        elif not self.has_ended:
             self.task.cancel()
 
     def end(self) -> None:
@@ -79,6 +82,13 @@ class AsyncioTasks:
         """A task is at its end."""
         self._running.pop(task, None)
 
+    def finishing(self) -> None:
+        """The function of this task has returned: from now on the end of its run cuts no cleanup short."""
+        task = asyncio.current_task()
+        running = None if task is None else self._running.get(task)
+        if running is not None:
+            running.is_closing = True
+
     async def failing(
         self, error: BaseException, stage: generators.Stage, opened: tuple[Any, ...], names: tuple[str, ...]
     ) -> generators.Failed:
@@ -88,6 +98,8 @@ class AsyncioTasks:
         """
         task = asyncio.current_task()
         running = None if task is None else self._running.get(task)
+        if running is not None:
+            running.is_closing = True
         if task is not None and running is not None and running.is_cancelled and task.uncancel() == 0:
             error = running.reason or error if isinstance(error, asyncio.CancelledError) else error
         return await generators.drive_async(generators.closing_failed(error, stage, opened, names))
@@ -98,3 +110,7 @@ async def failing(
 ) -> generators.Failed:
     """Close the open generators of an item that has failed, in a task that is the caller's."""
     return await generators.drive_async(generators.closing_failed(error, stage, opened, names))
+
+
+def finishing() -> None:
+    """Do nothing: a task that is the caller's is cancelled by the caller."""

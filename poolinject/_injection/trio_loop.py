@@ -36,7 +36,7 @@ class TrioLoop(OwnThread):
         super().__init__(name)
         self._lock = threading.Lock()
         self._tasks = TrioTasks()
-        self.failing = self._tasks.failing
+        self.failing, self.finishing = self._tasks.failing, self._tasks.finishing
         self._started: concurrent.futures.Future[trio.lowlevel.TrioToken] | None = None
         self._nursery: trio.Nursery
         self._is_over: trio.Event

@@ -21,7 +21,7 @@ class TrioRunning:
     and with it whatever scopes the item has open inside.
     """
 
-    __slots__ = ("_late", "has_ended", "inner", "is_cancelled", "outer", "reason")
+    __slots__ = ("_late", "has_ended", "inner", "is_cancelled", "is_closing", "outer", "reason")
 
     def __init__(self, limit: float, late: Callable[[], BaseException]) -> None:
         self._late = late
@@ -29,10 +29,12 @@ class TrioRunning:
         self.inner = trio.CancelScope()
         self.reason: BaseException | None = None
         self.is_cancelled = self.has_ended = False
+        self.is_closing = False  # the function has come to its end: the cleanups may take the time that the item has
 
     def cancel(self, reason: BaseException | None = None) -> None:
         """Cancel the task."""
-        if not (self.look() or self.has_ended):
+        is_spared = self.is_closing and not isinstance(reason, TimeoutError)
+        if not (self.look() or self.has_ended or is_spared):
             self.is_cancelled, self.reason = True, reason
             self.outer.cancel()
 
@@ -79,6 +81,10 @@ class TrioTasks:
         finally:
             del self._running[task]
 
+    def finishing(self) -> None:
+        """The function of this task has returned: from now on the end of its run cuts no cleanup short."""
+        self._running[trio.lowlevel.current_task()].is_closing = True
+
     async def failing(
         self, error: BaseException, stage: generators.Stage, opened: tuple[Any, ...], names: tuple[str, ...]
     ) -> generators.Failed:
@@ -87,6 +93,7 @@ class TrioTasks:
         From here on nothing that they wait for is cut short; a cleanup that is cancelled itself is the last one.
         """
         running = self._running[trio.lowlevel.current_task()]
+        running.is_closing = True
         running.shield()
         steps = generators.closing_failed(running.told(error), stage, opened, names)
         failed = await generators.drive_async(_shielding(steps, running))

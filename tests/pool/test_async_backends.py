@@ -31,6 +31,7 @@ import trio
 from poolinject import BackendUnavailableError, Depends, Failure, InjectedPool, ItemTimeoutError, WorkerLostError
 from tests.conftest import FORK, FORKSERVER, INLINE, THREAD, Kind
 from tests.pool.ledger import count, note, span, wait_for
+from tests.pool.test_concurrency_faults import fail_last
 
 PATIENCE = 15.0
 NAMES = [
@@ -686,3 +687,10 @@ def test_a_worker_that_has_not_got_it_says_so(monkeypatch: pytest.MonkeyPatch) -
     with pytest.raises(BackendUnavailableError, match=r"poolinject\[trio\]"):
         pool.map(double, range(3))
     pool.shutdown("cancel")
+
+
+def test_what_has_returned_comes_to_the_end_of_its_cleanup(loop: Loop, ledger: ModuleType) -> None:
+    """A failure ends the run; no transaction is torn apart by that."""
+    with loop.pool() as pool, pytest.raises(LookupError):
+        pool.map(fail_last, range(8))
+    assert ledger.count("committed") == 7

@@ -16,9 +16,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Annotated, Any, NoReturn
 
+import anyio
 import pytest
 
-from poolinject import Depends, Failure, InjectedPool, PoolClosedError, Success, WorkerContext
+from poolinject import Depends, Failure, InjectedPool, ItemContext, PoolClosedError, Success, WorkerContext
 from tests.conftest import Kind
 from tests.pool.ledger import count, note
 
@@ -389,3 +390,46 @@ def test_nothing_is_left_at_exit_in_debug_mode(ledger: ModuleType) -> None:
     assert (ran.returncode, quiet) == (0, [])
     assert ledger.count("left") == 15
     ledger.check_balanced()
+
+
+async def until(prefix: str, times: int) -> None:
+    """Wait for the ledger, on the loop."""
+    with anyio.fail_after(PATIENCE):
+        while count(prefix) < times:  # noqa: ASYNC110 - other processes write it
+            await anyio.sleep(0.002)
+
+
+async def get_transaction(about: ItemContext) -> AsyncIterator[None]:
+    """Commit, which takes a while, where all went well."""
+    try:
+        yield
+    except LookupError:
+        note("release")
+        raise
+    note("committing")
+    await until("release", 1)
+    note(f"committed {about.index}.")
+
+
+async def fail_last(item: int, transaction: Annotated[None, Depends(get_transaction)]) -> int:
+    """Fail when all others are at their cleanups."""
+    if item == 7:
+        await until("committing", 7)
+        raise LookupError
+    return item
+
+
+def test_what_has_returned_comes_to_the_end_of_its_cleanup(backend: Kind, ledger: ModuleType) -> None:
+    """A failure ends the run, and cancels what its functions are at; no transaction is torn apart by that."""
+    with backend.pool(1) as pool, pytest.raises(LookupError):
+        pool.map(fail_last, range(8))
+    assert ledger.count("committed") == 7
+
+
+def test_a_late_cleanup_is_cut_short(process: Kind, ledger: ModuleType) -> None:
+    """The time limit is for all of an item."""
+    with process.pool(1) as pool:
+        (failure,) = pool.map(fail_last, [0], timeout=0.2, on_error="return")
+        assert isinstance(failure, Failure)
+        assert (failure.phase, failure.provider) == ("timeout", "get_transaction")
+    assert ledger.count("committed") == 0
