@@ -55,7 +55,7 @@ class AsyncConsumption:
 
     async def begin(self) -> None:
         """Prepare the run and open it."""
-        consumption, self._convert = await in_thread(self._prepare)
+        consumption, self._convert = await in_thread(self._prepare, is_own=True)
         self._prepared()
         self._made, driver, run = consumption, consumption.driver, consumption.run
         self._bell = Bell()

@@ -29,6 +29,8 @@ Value = TypeVar("Value")
 
 TURN_SECONDS = 0.001  # for which a task may go on without letting others run
 
+OWN_THREADS = 4
+_limiter: anyio.lowlevel.RunVar[anyio.CapacityLimiter | None] = anyio.lowlevel.RunVar("poolinject_threads")
 _tasks: set[asyncio.Task[None]] = set()  # the loop itself would let the garbage collector take them
 
 
@@ -87,14 +89,23 @@ class Turn:
         self._since = time.perf_counter()
 
 
-async def in_thread(call: Callable[..., Value], *args: Any) -> Value:
+async def in_thread(call: Callable[..., Value], *args: Any, is_own: bool = False) -> Value:
     """Do what takes long, or may, on a thread; cancelled, it goes on there by itself, and nobody waits for it.
 
-    It waits for no other thread: the limit of anyio's own is for the user's code, which may be waiting for the pool.
+    What is the library's own, and waits for nobody, has a few threads for all. What calls the user's code waits for no
+    other thread: the limit of anyio's own is for the user, whose threads may all be waiting for the pool.
     """
     await _load_anyio()
-    limiter = anyio.CapacityLimiter(1)
+    limiter = _own_limiter() if is_own else anyio.CapacityLimiter(1)
     return await anyio.to_thread.run_sync(call, *args, abandon_on_cancel=True, limiter=limiter)
+
+
+def _own_limiter() -> anyio.CapacityLimiter:
+    limiter = _limiter.get(None)
+    if limiter is None:
+        limiter = anyio.CapacityLimiter(OWN_THREADS)
+        _limiter.set(limiter)
+    return limiter
 
 
 async def _load_anyio() -> None:

@@ -54,6 +54,8 @@ class Dispatcher:
         self.scheduler = Scheduler(workers, most_items, counts_begun=backend.capabilities.counts_begun)
         self.items_done = [0] * workers
         self.runs: dict[int, Run] = {}
+        self._reading: dict[int, Run] = {}  # those whose input has not come to its end
+        self._limited = 0  # of the runs have a time limit
         self._backend, self._endings, self._finished = backend, endings, finished
         self._chunks: dict[int, InFlight] = {}
         self._loaded: list[dict[int, None]] = [{} for _ in range(workers)]  # the oldest first
@@ -79,7 +81,8 @@ class Dispatcher:
     def open(self, run: Run) -> None:
         """Begin a run."""
         order = ReorderBuffer() if run.options.ordered else None
-        self.runs[run.id] = run
+        self.runs[run.id] = self._reading[run.id] = run
+        self._limited += run.options.timeout is not None
         options = run.options
         state = RunState(run.id, run.chunking, order, options.fail_fast, options.pinned)
         state.at_most_once, state.concurrency = options.at_most_once, options.concurrency
@@ -92,9 +95,7 @@ class Dispatcher:
 
     def look_at_inputs(self) -> None:
         """Tell the scheduler what has been read since."""
-        for run in list(self.runs.values()):
-            if run.end_announced:
-                continue
+        for run in list(self._reading.values()):
             ended = run.input_ended  # before the count: what was read before the end is in it
             while count := run.news():
                 self._perform(self.scheduler.arrived(run.id, count))
@@ -102,6 +103,7 @@ class Dispatcher:
                     break
             if ended:
                 run.end_announced = True
+                self._reading.pop(run.id, None)
                 self._perform(self.scheduler.ended(run.id))
 
     def look_at_balance(self, *, heard: bool) -> None:
@@ -143,7 +145,7 @@ class Dispatcher:
     def _look_at_limits(self) -> float:
         """End workers whose item has not heeded its time limit; give when to look again."""
         busy = (worker.id for worker in self.scheduler.workers if worker.chunks)
-        return self._overtime.look(self.runs.values(), busy)
+        return self._overtime.look(busy) if self._limited else math.inf
 
     def tell(self) -> None:
         """Wake the consumers of what has been emitted since."""
@@ -350,4 +352,6 @@ class Dispatcher:
 
     def _finish(self, run: Run) -> None:
         del self.runs[run.id]
+        self._reading.pop(run.id, None)
+        self._limited -= run.options.timeout is not None
         run.finish(self._finished)

@@ -7,8 +7,8 @@ exactly one outcome, unless its run is cancelled before it starts.
 from __future__ import annotations
 
 import math
-from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter, OrderedDict
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 
 from poolinject._scheduling.losses import keep_alone, lost_alone, lost_items, not_lost, pieces
 from poolinject._scheduling.placing import LONG_SECONDS, taken_back, worker_for
@@ -37,7 +37,9 @@ class Scheduler:
         self._most_items = math.inf if most_items is None else most_items
         self.workers = [WorkerState(worker_id) for worker_id in range(workers)]
         self.runs: dict[int, RunState] = {}
-        self._turn: deque[int] = deque()
+        self._turn: OrderedDict[int, Hashable] = OrderedDict()  # runs that may have something to send, with their kind
+        self._kinds: Counter[Hashable] = Counter()  # of those
+        self._pinned = 0  # runs
         self._chunks = 0
 
     def add_worker(self) -> None:
@@ -52,11 +54,13 @@ class Scheduler:
     def open(self, run: RunState) -> None:
         """Begin a run."""
         self.runs[run.id] = run
-        self._turn.append(run.id)
+        self._pinned += run.pinned is not None
 
     def arrived(self, run_id: int, count: int) -> list[Action]:
         """So many more items were read."""
-        self.runs[run_id].read += count
+        run = self.runs[run_id]
+        run.read += count
+        self._offer(run)
         return self._fill()
 
     def ended(self, run_id: int) -> list[Action]:
@@ -136,6 +140,7 @@ class Scheduler:
             self._close(worker, chunk)
             if not run.cancelled:
                 run.again.extend((chunk.start + row.start, len(row), chunk.attempt) for row in chunk.missing())
+                self._offer(run)
         if failed and run.fail_fast:
             actions += self.cancel(run.id)
         if done:
@@ -151,6 +156,7 @@ class Scheduler:
         worker.beside -= chunk.count - kept if chunk.beside > 1 else 0
         if kept < chunk.count and not chunk.run.cancelled:
             chunk.run.again.append((chunk.start + kept, chunk.count - kept, chunk.attempt))
+            self._offer(chunk.run)
         chunk.count = kept
         return self._fill()
 
@@ -167,6 +173,7 @@ class Scheduler:
                 run.again[-1] = (start, count + 1, attempt)
             else:
                 run.again.append((index, 1, attempt))
+            self._offer(run)
         return self._fill()
 
     def gone(
@@ -207,6 +214,7 @@ class Scheduler:
             actions += self.cancel(run.id)
         if not run.cancelled:
             run.again.extend(not_lost(chunk, lost) if self._counts_begun else pieces(chunk, lost))
+            self._offer(run)
         return actions + self._finished(run)
 
     @staticmethod
@@ -242,23 +250,40 @@ class Scheduler:
         if not run.over or run.id not in self.runs:
             return []
         del self.runs[run.id]
-        self._turn.remove(run.id)
+        self._drop(run)
+        self._pinned -= run.pinned is not None
         return [Finish(run.id)]
+
+    def _offer(self, run: RunState) -> None:
+        """A run may have something to send."""
+        if run.id in self.runs and self._turn.get(run.id) != run.kind:
+            self._drop(run)
+            self._turn[run.id] = run.kind
+            self._kinds[run.kind] += 1
+
+    def _drop(self, run: RunState) -> None:
+        """It has nothing more, for now."""
+        kind = self._turn.pop(run.id, None)
+        if kind is not None:
+            self._kinds[kind] -= 1
+            if not self._kinds[kind]:
+                del self._kinds[kind]
 
     def _fill(self) -> list[Action]:
         """Send chunks to workers that want them: the runs in turn, the least busy worker first."""
-        actions = self._lose_pinned()
-        passed = 0  # runs in a row that had nothing to send, or nowhere to send it
-        while passed < len(self._turn):
-            run = self.runs[self._turn[0]]
-            self._turn.rotate(-1)
-            worker = (
-                worker_for(run, self.workers, counts_begun=self._counts_begun) if run.again or run.available else None
-            )
+        actions = self._lose_pinned() if self._pinned else []
+        refused = set[Hashable]()  # kinds of runs of which no worker wants more
+        while self._turn and len(refused) < len(self._kinds):
+            run_id, kind = next(each for each in self._turn.items() if each[1] not in refused)
+            run = self.runs[run_id]
+            if not (run.again or run.available):
+                self._drop(run)
+                continue
+            worker = worker_for(run, self.workers, counts_begun=self._counts_begun)
             if worker is None:
-                passed += 1
+                refused.add(kind)
             else:
-                passed = 0
+                self._turn.move_to_end(run_id)
                 actions.append(self._send(run, worker))
         return actions + taken_back(self.workers)
 

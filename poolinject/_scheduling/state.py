@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, TypeAlias
 
@@ -119,6 +119,13 @@ class RunState:
     def available(self) -> int:
         """Items that are there and in no chunk."""
         return 0 if self.cancelled else self.read - self.next
+
+    @property
+    def kind(self) -> Hashable:
+        """What is the same for runs that workers do not tell apart: who wants no more of one wants no other."""
+        if self.pinned is not None or self.alone:
+            return "one", self.id
+        return "beside", self.concurrency, id(self.chunking.pace) if self.concurrency > 1 else 0
 
     @property
     def is_alone_next(self) -> bool:

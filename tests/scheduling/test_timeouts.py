@@ -11,8 +11,7 @@ from poolinject._scheduling import timeouts
 from poolinject._scheduling.timeouts import LOOK_SECONDS, SECOND, Overtime, failure_of
 from tests.scheduling.test_runs import make_run
 from tests.scheduling.test_shutdown import NotingBackend
-
-RUNS = [make_run(), make_run(timeout=5.0)]
+from tests.scheduling.test_shutdown import Scene as AnyScene
 
 
 class Published(NotingBackend):
@@ -41,7 +40,7 @@ class Scene:
     def look(self, after: float = 0.0) -> float:
         """Let time pass, then look."""
         self.now += round(after * SECOND)
-        return self.overtime.look(RUNS, (0, 1))
+        return self.overtime.look((0, 1))
 
     def publish(self, worker_id: int, seconds: float) -> None:
         """Let a worker begin an item that must have ended so many seconds from now."""
@@ -56,12 +55,13 @@ def scene(monkeypatch: pytest.MonkeyPatch) -> Scene:
     return made
 
 
-def test_without_limits_nobody_looks(scene: Scene) -> None:
+def test_without_limits_nobody_looks() -> None:
     """The driver may sleep as long as it likes."""
-    scene.publish(0, -10)
-    assert scene.overtime.look([make_run(), make_run()], (0, 1)) == math.inf
-    assert scene.overtime.look([], (0, 1)) == math.inf
-    assert scene.backend.notes == []
+    free, limited = AnyScene().dispatcher, AnyScene().dispatcher
+    free.open(make_run())
+    limited.open(make_run(timeout=1.0))
+    assert free.look() == math.inf
+    assert limited.look() <= LOOK_SECONDS
 
 
 def test_it_looks_in_bounded_intervals(scene: Scene) -> None:
@@ -95,7 +95,7 @@ def test_a_worker_between_items_is_left_alone(scene: Scene) -> None:
 def test_an_idle_worker_is_left_alone(scene: Scene) -> None:
     """Whatever it has published; its memory may be gone."""
     scene.publish(0, -10)
-    scene.overtime.look(RUNS, (1,))
+    scene.overtime.look((1,))
     assert scene.backend.notes == []
 
 
