@@ -263,12 +263,12 @@ class Driver:
             self.dispatcher.vacate(worker_id)
 
     def _on_joined(self, worker_id: int) -> None:
-        if self._shutdown is not None and not self._shutdown.drains:
-            return
         if worker_id == self.workers:
             self.workers += 1
             self.dispatcher.add_worker()
         self._await_start(worker_id)
+        if self._shutdown is not None:
+            self._shutdown.joined(worker_id)
 
     def _await_start(self, worker_id: int) -> None:
         self.starting.add(worker_id)

@@ -39,12 +39,17 @@ class Endings:
         self._backend, self._cleanup_timeout = backend, cleanup_timeout
         self._ending: dict[int, Ending] = {}
         self._answers: dict[int, Stopped] = {}
+        self._kills = False  # without cleanups
         self._statuses: list[list[CleanupStatus]] = [[] for _ in range(workers)]  # of each generation that has ended
         self._errors: list[list[tuple[str, BaseException]]] = [[] for _ in range(workers)]
 
     def begin(self, worker_id: int) -> None:
         """Tell a worker to close its scopes and to end; a second time says nothing new."""
-        if worker_id in self.alive and worker_id not in self._ending:
+        if worker_id not in self.alive:
+            return
+        if self._kills:
+            self._force(worker_id, self._ending.setdefault(worker_id, Ending("kill", 0.0)), "kill")
+        elif worker_id not in self._ending:
             self._backend.send(worker_id, Stop())
             self._ending[worker_id] = Ending("cleanup", time.monotonic() + self._cleanup_timeout)
 
@@ -55,8 +60,8 @@ class Endings:
 
     def kill_all(self) -> None:
         """End every worker at once, without its cleanups."""
-        for worker_id in sorted(self.alive):
-            self._force(worker_id, self._ending.setdefault(worker_id, Ending("kill", 0.0)), "kill")
+        self._kills = True
+        self.begin_all()
 
     def is_ending(self, worker_id: int) -> bool:
         """Tell whether a worker has been told to end, and has not yet."""

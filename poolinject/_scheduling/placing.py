@@ -13,24 +13,27 @@ MOST_AHEAD = 32  # items that wait for each that runs beside others; those not c
 WORTH_SECONDS = 0.002  # of work that waits at a busy worker is worth taking to an idle one
 
 
-def worker_for(run: RunState, workers: Sequence[WorkerState], *, counts_begun: bool) -> WorkerState | None:
-    """Choose a worker for what a run has to send; none where nobody wants more. *counts_begun* is the backend's."""
+def worker_for(
+    run: RunState, workers: Sequence[WorkerState], *, counts_begun: bool, suspicious: bool
+) -> WorkerState | None:
+    """Choose a worker for what a run has to send; none where nobody wants more.
+
+    Without *counts_begun* what may end its worker is all that the worker has; *suspicious*: something of that kind
+    waits, so that nobody gets anything ahead.
+    """
     if run.pinned is not None:
         worker = workers[run.pinned[run.again[0][0] if run.again else run.next]]
         return worker if worker.ready and worker.slots and worker.room > 0 else None
     wanting = [
         worker
         for worker in workers
-        if worker.ready and worker.room > 0 and _wants(worker, run, counts_begun=counts_begun)
+        if worker.ready and worker.room > 0 and worker.slots
+        if (_wants(worker, run) if counts_begun or not (suspicious or worker.is_suspicious) else not worker.chunks)
     ]
     return min(wanting, key=lambda worker: len(worker.chunks), default=None)
 
 
-def _wants(worker: WorkerState, run: RunState, *, counts_begun: bool) -> bool:
-    if not worker.slots:
-        return False
-    if not counts_begun and (run.is_alone_next or worker.is_suspicious):
-        return not worker.chunks
+def _wants(worker: WorkerState, run: RunState) -> bool:
     if run.concurrency > 1 and not run.is_alone_next:
         return worker.beside < _most_beside(run)
     share, ahead = 0.5 if worker.full else 1.0, len(worker.chunks)

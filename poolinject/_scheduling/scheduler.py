@@ -279,7 +279,7 @@ class Scheduler:
             if not (run.again or run.available):
                 self._drop(run)
                 continue
-            worker = worker_for(run, self.workers, counts_begun=self._counts_begun)
+            worker = worker_for(run, self.workers, counts_begun=self._counts_begun, suspicious=self._is_suspicious)
             if worker is None:
                 refused.add(kind)
             else:
@@ -313,6 +313,11 @@ class Scheduler:
     def waited(self) -> list[Action]:
         """Nothing has come for a while: where it is uneven, items take longer than it seemed."""
         return taken_back(self.workers, 0.0)
+
+    @property
+    def _is_suspicious(self) -> bool:
+        """Whether any run waits for a worker that has nothing: with something ahead none ever would."""
+        return not self._counts_begun and any(self.runs[run_id].is_alone_next for run_id in self._turn)
 
     def _send(self, run: RunState, worker: WorkerState) -> Send:
         again, attempt = bool(run.again), 1

@@ -53,6 +53,11 @@ class Shutdown:
             self._phase = "over"
         return max(0.0, min(timeout, self._deadline - now)) if self._is_draining else timeout
 
+    def joined(self, worker_id: int) -> None:
+        """A worker has come in the middle of it; too late for runs it ends as the others do."""
+        if self._phase == "cleanup":
+            self._endings.begin(worker_id)
+
     @property
     def drains(self) -> bool:
         """Whether runs go on, so that a worker which ends is to be replaced."""

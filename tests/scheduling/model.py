@@ -48,6 +48,7 @@ class ModelRun:
     waiting: set[int] = field(default_factory=set)
     suspected: set[int] = field(default_factory=set)  # ran beside others when their worker ended
     failed: Counter[int] = field(default_factory=Counter)  # attempts that were not the last
+    lost: Counter[int] = field(default_factory=Counter)  # for good
     kept: dict[int, int] = field(default_factory=dict)
     emitted: Counter[int] = field(default_factory=Counter)
     emitted_in_order: list[int] = field(default_factory=list)
@@ -101,8 +102,8 @@ class ModelChunk:
 class Model:
     """Feeds events to a scheduler and performs its actions, as the dispatcher does."""
 
-    def __init__(self, workers: int, most_items: int | None = None) -> None:
-        self.scheduler = Scheduler(workers, most_items)
+    def __init__(self, workers: int, most_items: int | None = None, *, counts_begun: bool = True) -> None:
+        self.scheduler, self.counts_begun = Scheduler(workers, most_items, counts_begun=counts_begun), counts_begun
         self.most_items = math.inf if most_items is None else most_items
         self.ready: set[int] = set()
         self.done: Counter[int] = Counter()  # items that the newest generation of a worker has run
@@ -212,16 +213,16 @@ class Model:
     def lose_worker(
         self,
         worker_id: int,
-        begun_up_to: Mapping[int, int | None],
+        begun_up_to: Mapping[int, int | None] | None,
         delays: Mapping[int, float] | None = None,
         suspect: tuple[int, int] | None = None,
     ) -> None:
-        """Let a worker end, and check which items are lost with it."""
+        """Let a worker end, and check which items are lost with it; ``None``: nobody knows what had begun."""
         self.ready.discard(worker_id)
         held = {number: chunk for number, chunk in self.chunks.items() if chunk.worker_id == worker_id}
         may_have_run = Counter[int]()
         for number, chunk in held.items():
-            up_to = begun_up_to.get(chunk.slot, 0)
+            up_to = None if begun_up_to is None else begun_up_to.get(chunk.slot, 0)
             begun = {
                 chunk.start + place for place in chunk.missing if up_to is not None and chunk.start + place < up_to
             }
@@ -293,6 +294,7 @@ class Model:
         assert lose.delay is None or not run.cancelled, "to be tried again after a cancel"
         if lose.delay is None:
             run.kept[lose.index] = 1
+            run.lost[lose.index] += 1
             run.cancelled = run.cancelled or run.fail_fast
         else:
             run.failing.add(lose.index)
@@ -323,15 +325,23 @@ class Model:
     def check_beside(self, run: ModelRun, send: Send) -> None:
         """Check that a worker has no more ahead than it should, and that items that may end it come alone."""
         held = [chunk for chunk in self.chunks.values() if chunk.worker_id == send.worker_id]
-        if run.suspected & set(range(send.start, send.start + send.size)):
+        if not self.counts_begun and self.is_alone(run, send.start):
+            assert (len(held), send.concurrency) == (0, 1), "beside others although it may have ended a worker"
+        elif run.suspected & set(range(send.start, send.start + send.size)):
             assert (send.size, send.concurrency) == (1, 1), "beside others although it may have ended a worker"
         else:
             assert send.concurrency == run.concurrency, "another concurrency than was asked for"
+        if not self.counts_begun and run.pinned is None:
+            assert not any(self.is_alone(chunk.run, chunk.start) for chunk in held), "sent to a suspicious worker"
         if send.concurrency == 1:
             assert len(held) < WINDOW, "more chunks than a worker should have ahead"
         else:
             beside = sum(chunk.left for chunk in held if chunk.concurrency > 1)
             assert beside < (1 + MOST_AHEAD) * run.concurrency, "more items than a worker should have ahead"
+
+    def is_alone(self, run: ModelRun, start: int) -> bool:
+        """Tell whether the chunk that begins there is to be all that its worker has."""
+        return run.id in self.scheduler.runs and start in self.scheduler.runs[run.id].alone
 
     def cancel_items(self, worker_id: int, run: ModelRun) -> None:
         """Cancel what runs beside others."""
@@ -440,6 +450,11 @@ class Model:
             assert (worker.beside, worker.load, worker.weight) == (0, 0.0, 0.0), "a load that never goes away"
             full = -math.inf if worker.id in self.worn else self.most_items - self.done[worker.id]
             assert worker.room == full, "room that never comes back"
+
+    def answer_everything(self) -> None:
+        """Answer what is in flight, and what that brings."""
+        while self.chunks:
+            self.finish_chunk(*next(iter(self.chunks.items())))
 
     def finish_chunk(self, chunk_id: int, chunk: ModelChunk) -> None:
         """Answer what is left of a chunk, in rows, unless it was taken back."""

@@ -17,11 +17,12 @@ class SchedulerMachine(RuleBasedStateMachine):
     """Generates events; the model checks every action."""
 
     model: Model
+    counts_begun = True
 
     @initialize(workers=WORKERS, ready=st.booleans(), most_items=st.none() | st.integers(1, 12))
     def begin(self, *, workers: int, ready: bool, most_items: int | None) -> None:
         """Make a pool, its workers there or still starting, recycled or not."""
-        self.model = Model(workers, most_items)
+        self.model = Model(workers, most_items, counts_begun=self.counts_begun)
         if ready:
             for worker_id in range(workers):
                 self.model.make_ready(worker_id)
@@ -146,13 +147,17 @@ class SchedulerMachine(RuleBasedStateMachine):
     def end_recycled_worker(self, *, data: st.DataObject) -> None:
         """Tell of the end of a worker that is not there, as one that was recycled is."""
         missing = set(range(len(self.model.scheduler.workers))) - self.model.ready
-        self.model.lose_worker(data.draw(st.sampled_from(sorted(missing)), label="worker"), {})
+        begun: dict[int, int | None] | None = {} if self.counts_begun else None
+        self.model.lose_worker(data.draw(st.sampled_from(sorted(missing)), label="worker"), begun)
 
     @precondition(lambda self: self.model.ready)
     @rule(data=st.data())
     def lose_worker(self, *, data: st.DataObject) -> None:
         """End a worker with any number of items begun, or uncounted, also in slots that nothing is in any more."""
         worker_id = data.draw(st.sampled_from(sorted(self.model.ready)), label="worker")
+        if not self.counts_begun:
+            self.model.lose_worker(worker_id, None, self.draw_delays(data, worker_id))
+            return
         stale = st.dictionaries(st.integers(0, 31), st.none() | st.integers(0, 12), max_size=4)
         begun = data.draw(stale, label="stale")
         suspects: list[tuple[int, int]] = []
@@ -194,5 +199,13 @@ class SchedulerMachine(RuleBasedStateMachine):
             self.model.drain()
 
 
+class UncountedMachine(SchedulerMachine):
+    """The same where nobody knows what a worker had begun."""
+
+    counts_begun = False
+
+
 TestScheduler = SchedulerMachine.TestCase
 TestScheduler.settings = settings(max_examples=80, stateful_step_count=40, deadline=None)
+TestUncounted = UncountedMachine.TestCase
+TestUncounted.settings = TestScheduler.settings
