@@ -51,7 +51,7 @@ class HostedWorker:
         self._changed = threading.Condition()
         self._inbox: deque[tuple[int, Buffer]] = deque()
         self._early: dict[int, bytes] = {}  # what has overtaken something
-        self._next = self._replies = self._next_order = 0
+        self._next = self._replies = self._next_order = self._calls = 0
         self._orders: dict[int, tuple[Order, tuple[int, ...]]] = {}  # the same
         self._owed = 1  # answers: that it is ready
         self._outgoing: list[Buffer] = []
@@ -70,14 +70,20 @@ class HostedWorker:
         threading.Thread(target=self._watch_lease, name=f"{name} lease", daemon=True).start()
 
     def exchange(self, number: int, data: bytes, hold: float) -> Reply:
-        """Hand frames over; wait until there is something to say, nothing to wait for, or for *hold* seconds."""
+        """Hand frames over; wait until there is something to say, nothing to wait for, or for *hold* seconds.
+
+        One call waits at a time, the one that came last: each keeps a thread that others may need.
+        """
         self.touch()
         with self._changed:
             self._early[number] = data
             while self._next in self._early:
                 self._deliver(self._early.pop(self._next))
                 self._next += 1
-            self._changed.wait_for(lambda: self._outgoing or self._over or not self._owed, hold)
+            self._calls += 1
+            own = self._calls
+            self._changed.notify_all()
+            self._changed.wait_for(lambda: self._outgoing or self._over or not self._owed or self._calls > own, hold)
             return self._take()
 
     def control(self, number: int, order: Order, *arguments: int) -> None:

@@ -242,6 +242,19 @@ def test_two_calls_under_way_get_what_there_is_between_them(caller: Caller) -> N
     assert values_of(caller.end()) == [7]
 
 
+def test_of_two_calls_only_the_later_one_waits(caller: Caller) -> None:
+    """Each keeps a thread of the process, which has few, and orders need one, too."""
+    load = caller.load(wait)
+    with ThreadPoolExecutor(2) as others:
+        earlier = others.submit(caller.call, load, caller.chunk(load, [7]))
+        assert begun.wait(PATIENCE)
+        later = others.submit(caller.call)
+        assert earlier.result(PATIENCE).frames == b""
+        assert not later.done()
+        gate.set()
+        assert later.result(PATIENCE).frames != b""
+
+
 @pytest.mark.parametrize("keep", [0, 1, 3])
 def test_a_chunk_that_is_taken_back_before_it_comes_runs_only_what_it_keeps(caller: Caller, keep: int) -> None:
     """The order has overtaken the frames; it is answered at once."""
