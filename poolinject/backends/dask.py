@@ -177,6 +177,9 @@ class DaskBackend(RemoteBackend):
                 n_workers=workers or len(os.sched_getaffinity(0)),
                 threads_per_worker=1,
                 dashboard_address=None,
+                scheduler_kwargs={
+                    "dashboard_address": "127.0.0.1:0"
+                },  # else it wants 8787, and warns where that is taken
                 processes=True,
                 worker_class=CommandWorker,
             )

@@ -65,7 +65,12 @@ def dask(pointer: Path) -> Iterator[Cluster]:
 
     with (
         distributed.LocalCluster(
-            n_workers=WORKERS, threads_per_worker=1, processes=True, dashboard_address=None, worker_class=CommandWorker
+            n_workers=WORKERS,
+            threads_per_worker=1,
+            processes=True,
+            dashboard_address=None,
+            scheduler_kwargs={"dashboard_address": "127.0.0.1:0"},  # whoever has the usual port
+            worker_class=CommandWorker,
         ) as cluster,
         pytest.MonkeyPatch.context() as patch,
     ):
@@ -101,13 +106,9 @@ def ledger(tmp_path: Path, pointer: Path) -> ModuleType:
     return ledger_module
 
 
-NOT_OURS = {"test_jitter_leaves_the_random_numbers_of_the_caller_alone"}  # Dask itself draws from them
-
-
-def is_for_clusters(item: pytest.Function) -> bool:
-    """Tell whether a test is of this room, or about every backend."""
-    is_of_this_room = item.function.__module__ == item.module.__name__
-    return is_of_this_room or ("backend" in item.fixturenames and item.originalname not in NOT_OURS)
+NOT_OURS = {  # in the local suite
+    "test_jitter_leaves_the_random_numbers_of_the_caller_alone",  # Dask itself draws from them
+}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -116,6 +117,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in list(items):
         if here not in item.path.parents:
             continue
-        if isinstance(item, pytest.Function) and not is_for_clusters(item):
+        name, function = getattr(item, "originalname", None), getattr(item, "function", None)
+        is_local = getattr(function, "__module__", "").startswith("tests.pool.")
+        if is_local and (name in NOT_OURS or "backend" not in getattr(item, "fixturenames", ())):
             items.remove(item)
         item.add_marker(pytest.mark.timeout(90))
