@@ -59,7 +59,8 @@ class HostedWorker:
         self._chunks: dict[int, int] = {}  # the newest in each slot
         self._newest = -1
         self._bounds: dict[int, int] = {}  # of chunks that were taken back before they came
-        self._over = self._ending = self._terminated = False
+        self._over = self._ending = False
+        self.terminated = False  # no further item starts
         self._at_end: list[Callable[[], None]] = []
         self._runner: Runner | None = None
         self._waker = Waker()
@@ -117,7 +118,7 @@ class HostedWorker:
     def _end(self, *, at_once: bool) -> None:
         """Close every scope and end, once what has been handed over is done or, *at_once*, starts no more."""
         if at_once:
-            self._terminated = True
+            self.terminated = True
             if self._runner is not None:  # else it is being made, and looks then
                 self._runner.terminate()
         if not self._ending:
@@ -199,7 +200,7 @@ class HostedWorker:
             return
         runtime = Runtime(WorkerContext(setup.worker_id, setup.generation, setup.pool_name), loop)
         runner = self._runner = Runner(runtime, self._control, self._put, pickles=True, wake=self._monitor.wake)
-        if self._terminated:
+        if self.terminated:
             runner.terminate()
         self._put(Ready())
         for kind, body in self._frames(runner):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import logging
 import os
 import secrets
 import threading
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
 START_SECONDS = 60.0  # for a first worker of the cluster to be there, and for the library to answer
 LAST_WORDS_SECONDS = 2.0  # for a worker that the cluster has sent away to close its scopes and to say how that went
+CLOSE_SECONDS = 60.0  # for a worker that Dask sends away to end its item and to close its scopes
 LARGE = 1 << 20  # bytes that do not go through the scheduler
 NEVER_STARTED = Reply(0, b"".join(wire.encode_from_worker(Stopped(()))), over=True)
 _hosted: dict[tuple[str, str, Setup], HostedWorker | None] = {}  # in worker processes; None: it has been ended
@@ -52,7 +54,9 @@ class PoolPlugin(distributed.WorkerPlugin):  # type: ignore[misc]  # distributed
             hosted = _hosted.pop(key)
             if hosted is not None:
                 hosted.stop()
-                await _end_of(hosted)
+                if not hosted.terminated:  # whoever terminates waits for nothing
+                    with contextlib.suppress(TimeoutError):
+                        await asyncio.wait_for(_end_of(hosted), CLOSE_SECONDS)
                 worker.log_event(self.name, (worker.address, *hosted.last_words(0)))
 
 
@@ -77,7 +81,8 @@ async def _end_of(hosted: HostedWorker) -> None:
 
 
 def exchange(token: str, setup: Setup, number: int, data: bytes) -> Reply:
-    """Call the worker; runs in a task."""
+    """Call the worker; runs in a task, which leaves its slot to the next call: that may bring more to do meanwhile."""
+    distributed.secede()
     hosted = _find(token, distributed.get_worker().address, setup)
     return NEVER_STARTED if hosted is None else hosted.exchange(number, data, HOLD_SECONDS)
 
@@ -173,6 +178,7 @@ class DaskBackend(RemoteBackend):
         elif self._address is not None:
             address, security = self._address, None
         else:
+            logging.getLogger("distributed.batched").setLevel(logging.WARNING)  # it tells of our own end, at length
             self._cluster = distributed.LocalCluster(
                 n_workers=workers or len(os.sched_getaffinity(0)),
                 threads_per_worker=1,

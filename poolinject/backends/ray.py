@@ -198,8 +198,8 @@ class RayBackend(RemoteBackend):
             for seat in list(self._seats):
                 if seat.ended:
                     continue
-                with contextlib.suppress(Exception):  # the call that is under way tells
-                    seat.handle.touch.remote()
+                with contextlib.suppress(Exception):  # the connection is being closed
+                    self._await(seat, seat.handle.touch.remote(), is_call=False)  # no call is under way while it rests
                 if time.monotonic() - self._placing.get(seat, math.inf) > PLACEMENT_SECONDS:
                     self._end(seat, self._no_place(1, 0))
 

@@ -87,7 +87,7 @@ def ray(pointer: Path) -> Iterator[Cluster]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-        library.init(num_cpus=WORKERS, include_dashboard=False, log_to_driver=False)
+        library.init("local", num_cpus=WORKERS, include_dashboard=False, log_to_driver=False)
         yield Cluster("ray")
         library.shutdown()
 

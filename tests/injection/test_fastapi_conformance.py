@@ -1,9 +1,10 @@
 """FastAPI is the specification: each graph gives the same events and outcomes in a pool as in a route."""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 
 import pytest
 
@@ -31,18 +32,27 @@ def backend(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
+MakePool = Callable[..., InjectedPool]
+
+
 @pytest.fixture(scope="module")
-def shared_pool(backend: str) -> Iterator[InjectedPool]:
+def make_pool(backend: str) -> MakePool:
+    """Make pools of one worker; on a cluster others do."""
+    return partial(InjectedPool, 1, backend=backend)
+
+
+@pytest.fixture(scope="module")
+def shared_pool(make_pool: MakePool) -> Iterator[InjectedPool]:
     """One worker for all graphs without overrides."""
-    with InjectedPool(1, backend=backend) as pool:
+    with make_pool() as pool:
         yield pool
 
 
-def pool_for(graph: Graph, shared_pool: InjectedPool, backend: str, stack: ExitStack) -> InjectedPool:
+def pool_for(graph: Graph, shared_pool: InjectedPool, make_pool: MakePool, stack: ExitStack) -> InjectedPool:
     """Return the shared pool, or one with the overrides of *graph* that *stack* closes."""
     if not graph.overrides:
         return shared_pool
-    return stack.enter_context(InjectedPool(1, backend=backend, overrides=graph.overrides))
+    return stack.enter_context(make_pool(overrides=graph.overrides))
 
 
 def run_in_pool(graph: Graph, pool: InjectedPool) -> tuple[list[Outcome], list[str]]:
@@ -77,11 +87,11 @@ def assert_conforms(graph: Graph, runs: list[Ran]) -> None:
 
 
 @each_graph
-def test_pool_does_what_fastapi_does(graph: Graph, shared_pool: InjectedPool, backend: str) -> None:
+def test_pool_does_what_fastapi_does(graph: Graph, shared_pool: InjectedPool, make_pool: MakePool) -> None:
     """One worker writes the oracle's ledger once for each item, and gives the oracle's outcomes."""
     drain_events()
     with ExitStack() as stack:
-        outcomes, events = run_in_pool(graph, pool_for(graph, shared_pool, backend, stack))
+        outcomes, events = run_in_pool(graph, pool_for(graph, shared_pool, make_pool, stack))
     declared = [graph.events_of(item) for item in ITEMS]
     assert events == [event for item_events in declared for event in item_events]
     assert_conforms(graph, [as_ran(*pair) for pair in zip(outcomes, declared, strict=True)])
@@ -97,10 +107,10 @@ def test_resolver_does_what_fastapi_does(graph: Graph) -> None:
 
 
 @each_twin
-def test_async_twins_do_what_fastapi_does(graph: Graph, shared_pool: InjectedPool, backend: str) -> None:
+def test_async_twins_do_what_fastapi_does(graph: Graph, shared_pool: InjectedPool, make_pool: MakePool) -> None:
     """Also where all items run beside each other: each writes the oracle's ledger, and has the oracle's outcome."""
     with ExitStack() as stack:
-        pool = pool_for(graph, shared_pool, backend, stack)
+        pool = pool_for(graph, shared_pool, make_pool, stack)
         twin = twin_of(graph.function)
         pool.explain(twin)  # before any other function: it knows what is overridden
         pool.map(tell_apart, [""])
