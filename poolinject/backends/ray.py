@@ -91,10 +91,22 @@ class RayBackend(RemoteBackend):
         """Place the actors; those that find no room within a minute are an error."""
         if not ray.is_initialized():
             self._connect(workers)
-        workers = workers or max(1, int(ray.cluster_resources().get("CPU", 1) // self._resources["num_cpus"]))
+        workers = workers or self._room()
         self._seats.extend(self._make(replace(setup, worker_id=worker_id)) for worker_id in range(workers))
         self._place(self._seats)
         threading.Thread(target=self._keep_lease, name=f"{setup.pool_name} lease", daemon=True).start()
+
+    @property
+    def _needs(self) -> dict[str, float]:
+        """What each worker takes of the cluster, by the names that Ray has for it there."""
+        asked = {"CPU": self._resources.get("num_cpus"), "GPU": self._resources.get("num_gpus")}
+        asked |= {"memory": self._resources.get("memory"), **(self._resources.get("resources") or {})}
+        return {name: amount for name, amount in asked.items() if amount}
+
+    def _room(self) -> int:
+        """Give how many workers there is room for on a cluster that does nothing else, one at least."""
+        there = ray.cluster_resources()
+        return max(1, int(min((there.get(name, 0) // amount for name, amount in self._needs.items()), default=1)))
 
     def _connect(self, workers: int) -> None:
         options: dict[str, Any] = {"logging_level": logging.ERROR}
@@ -127,10 +139,10 @@ class RayBackend(RemoteBackend):
             seat.pid, seat.address = place
 
     def _no_place(self, wanted: int, found: int) -> BackendUnavailableError:
-        free = {name: ray.available_resources().get(name.removeprefix("num_").upper(), 0) for name in self._resources}
+        free = {name: ray.available_resources().get(name, 0) for name in self._needs}
         remedy = (
             f"{found} of {wanted} workers found a place on the cluster within {PLACEMENT_SECONDS:g} seconds; each "
-            f"needs {self._resources}, and {free} is left. Ask for fewer workers, or for less"
+            f"needs {self._needs}, and {free} is left. Ask for fewer workers, or for less"
         )
         return BackendUnavailableError("ray", remedy)
 

@@ -1,0 +1,72 @@
+"""What is Ray's own: places on a cluster, and a connection that others use."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+
+from poolinject import BackendUnavailableError, InjectedPool
+from tests.clusters.conftest import WORKERS, Cluster
+from tests.clusters.work import process_id
+
+
+def make(**options: Any) -> Any:
+    """Make a backend."""
+    from poolinject.backends.ray import RayBackend  # noqa: PLC0415 - optional
+
+    return RayBackend(**options)
+
+
+def test_more_workers_than_there_is_room_for_are_an_error(ray: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It says how many found a place, and what was left; they are given back."""
+    monkeypatch.setattr("poolinject.backends.ray.PLACEMENT_SECONDS", 6.0)
+    pool = InjectedPool(WORKERS + 1, backend=make())
+    with pytest.raises(BackendUnavailableError) as caught:
+        pool.map(int, ["1"])
+    assert re.search(rf"\b{WORKERS} of {WORKERS + 1} workers found a place", str(caught.value))
+    assert "each needs {'CPU': 1}" in str(caught.value)
+    pool.shutdown()
+    with ray.pool(WORKERS) as other:
+        assert other.map(int, ["1"]) == [1]
+
+
+def test_without_a_number_there_is_a_worker_for_each_cpu(ray: Cluster) -> None:
+    """Or for as many as each wants of them."""
+    with InjectedPool(backend=make()) as pool:
+        pool.map(int, ["1"])
+        assert len(pool.workers) == WORKERS
+    with InjectedPool(backend=make(resources={"num_cpus": 2})) as pool:
+        pool.map(int, ["1"])
+        assert len(pool.workers) == WORKERS // 2
+
+
+def test_what_a_cluster_has_not_is_named(ray: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One worker is tried, though there is room for none."""
+    monkeypatch.setattr("poolinject.backends.ray.PLACEMENT_SECONDS", 1.0)
+    pool = InjectedPool(backend=make(resources={"resources": {"telescope": 2}}))
+    with pytest.raises(BackendUnavailableError, match=r"0 of 1 workers .*'telescope': 2.*'telescope': 0"):
+        pool.map(int, ["1"])
+    pool.shutdown()
+
+
+def test_a_connection_of_the_caller_stays(ray: Cluster) -> None:
+    """Pools come and go on it."""
+    import ray as library  # noqa: PLC0415 - optional
+
+    value = library.put("mine")
+    for _ in range(2):
+        with ray.pool(1) as pool:
+            assert pool.map(int, ["1"]) == [1]
+    assert library.is_initialized()
+    assert library.get(value) == "mine"
+
+
+def test_workers_that_take_no_cpu_are_as_many_as_asked_for(ray: Cluster) -> None:
+    """Without a number, one."""
+    with InjectedPool(2, backend=make(resources={"num_cpus": 0})) as pool:
+        assert pool.map(process_id, range(3))
+        assert len(pool.workers) == 2
+    with InjectedPool(backend=make(resources={"num_cpus": 0})) as pool:
+        assert pool.map(int, ["1"]) == [1]
