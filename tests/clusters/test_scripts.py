@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -88,6 +91,17 @@ def wait_until_gone(pid: int) -> None:
         time.sleep(0.05)
 
 
+@pytest.fixture
+def taken() -> Iterator[None]:
+    """Take the port that Dask's web server has by default, if nobody has it yet."""
+    with socket.socket() as server:
+        with contextlib.suppress(OSError):
+            server.bind(("127.0.0.1", 8787))
+            server.listen()
+        yield
+
+
+@pytest.mark.usefixtures("taken")
 @pytest.mark.parametrize("stdin", [False, True], ids=["file", "stdin"])
 def test_a_script_needs_no_guard(library: str, tmp_path: Path, *, stdin: bool) -> None:
     """Its functions and classes go to the workers, which do not import it again."""
