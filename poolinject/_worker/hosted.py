@@ -60,6 +60,7 @@ class HostedWorker:
         self._newest = -1
         self._bounds: dict[int, int] = {}  # of chunks that were taken back before they came
         self._over = self._ending = False
+        self._last: Reply | None = None
         self.terminated = False  # no further item starts
         self._at_end: list[Callable[[], None]] = []
         self._runner: Runner | None = None
@@ -88,10 +89,14 @@ class HostedWorker:
             return self._take()
 
     def control(self, number: int, order: Order, *arguments: int) -> None:
-        """Do at once what the caller wants, whatever frames are on their way; orders have numbers of their own."""
+        """Do at once what the caller wants, whatever frames are on their way; orders have numbers of their own.
+
+        One that comes a second time, because it may have been lost, says nothing new.
+        """
         self.touch()
         with self._changed:
-            self._orders[number] = order, arguments
+            if number >= self._next_order:
+                self._orders[number] = order, arguments
             while self._next_order in self._orders:
                 order, arguments = self._orders.pop(self._next_order)
                 self._next_order += 1
@@ -126,10 +131,12 @@ class HostedWorker:
             self._push((wire.STOP, b""))
 
     def last_words(self, patience: float) -> Reply:
-        """Wait for the end, at most *patience* seconds; give what there is to say."""
+        """Wait for the end, at most *patience* seconds; give what there is to say, again where it is asked again."""
         with self._changed:
             self._changed.wait_for(lambda: self._over, patience)
-            reply = self._take()
+            reply = self._last or self._take()
+            if self._over:
+                self._last = reply
         if reply.over:
             self._thread.join(JOIN_SECONDS)
         return reply

@@ -14,10 +14,9 @@ import os
 import secrets
 import threading
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from poolinject._transport import wire
-from poolinject._transport.messages import Setup, Stopped
+from poolinject._transport.messages import Setup
 from poolinject._transport.picklers import send_by_value
 from poolinject._worker.hosted import LEASE_SECONDS, HostedWorker, Order, Reply
 from poolinject.backends._remote import HOLD_SECONDS, LEASE_SHARE, RemoteBackend, Seat
@@ -31,14 +30,16 @@ except ImportError as error:  # it cannot be used then
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Sequence
+    from concurrent.futures import Future
     from types import ModuleType
 
 START_SECONDS = 60.0  # for a first worker of the cluster to be there, and for the library to answer
 LAST_WORDS_SECONDS = 2.0  # for a worker that the cluster has sent away to close its scopes and to say how that went
 CLOSE_SECONDS = 60.0  # for a worker that Dask sends away to end its item and to close its scopes
 LARGE = 1 << 20  # bytes that do not go through the scheduler
-NEVER_STARTED = Reply(0, b"".join(wire.encode_from_worker(Stopped(()))), over=True)
-_hosted: dict[tuple[str, str, Setup], HostedWorker | None] = {}  # in worker processes; None: it has been ended
+ORDER_SECONDS = 0.1  # between two tries
+ORDER_TRIES = 5  # for an order whose way has not said that it arrived
+_hosted: dict[tuple[str, str, Setup], HostedWorker] = {}  # in worker processes, until their pool has gone
 _finding = threading.Lock()
 
 
@@ -52,15 +53,14 @@ class PoolPlugin(distributed.WorkerPlugin):  # type: ignore[misc]  # distributed
         """Close what is open, and tell the caller how that went; the event loop goes on."""
         for key in [key for key in _hosted if key[:2] == (self.token, worker.address)]:
             hosted = _hosted.pop(key)
-            if hosted is not None:
-                hosted.stop()
-                if not hosted.terminated:  # whoever terminates waits for nothing
-                    with contextlib.suppress(TimeoutError):
-                        await asyncio.wait_for(_end_of(hosted), CLOSE_SECONDS)
-                worker.log_event(self.name, (worker.address, *hosted.last_words(0)))
+            hosted.stop()
+            if not hosted.terminated:  # whoever terminates waits for nothing
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(_end_of(hosted), CLOSE_SECONDS)
+            worker.log_event(self.name, (worker.address, *hosted.last_words(0)))
 
 
-def _find(token: str, address: str, setup: Setup) -> HostedWorker | None:
+def _find(token: str, address: str, setup: Setup) -> HostedWorker:
     """Give the worker, made by whichever call comes first."""
     with _finding:
         key = token, address, setup
@@ -83,22 +83,18 @@ async def _end_of(hosted: HostedWorker) -> None:
 def exchange(token: str, setup: Setup, number: int, data: bytes) -> Reply:
     """Call the worker; runs in a task, which leaves its slot to the next call: that may bring more to do meanwhile."""
     distributed.secede()
-    hosted = _find(token, distributed.get_worker().address, setup)
-    return NEVER_STARTED if hosted is None else hosted.exchange(number, data, HOLD_SECONDS)
+    return _find(token, distributed.get_worker().address, setup).exchange(number, data, HOLD_SECONDS)
 
 
 async def control(
     token: str, setup: Setup, numbered: tuple[int, Order, tuple[int, ...]], dask_worker: Any
-) -> Reply | None:
+) -> Reply | Literal["done"]:
     """Have the worker do something at once; runs on the Dask worker's event loop, beside tasks."""
     number, order, arguments = numbered
     hosted = _find(token, dask_worker.address, setup)
-    if hosted is None:
-        return NEVER_STARTED
     hosted.control(number, order, *arguments)
     if order != "stop":
-        return None
-    _hosted[token, dask_worker.address, setup] = None  # what comes later finds that it is over
+        return "done"
     await _end_of(hosted)
     return hosted.last_words(0)
 
@@ -106,7 +102,7 @@ async def control(
 def touch(token: str, dask_worker: Any) -> None:
     """The caller is there."""
     for (other, address, _), hosted in list(_hosted.items()):
-        if (other, address) == (token, dask_worker.address) and hosted is not None:
+        if (other, address) == (token, dask_worker.address):
             hosted.touch()
 
 
@@ -141,6 +137,7 @@ class DaskBackend(RemoteBackend):
         self._cluster: Any = None
         self._client: Any = None
         self._calls = itertools.count()
+        self._doing: set[Future[None]] = set()
         self._most = 0
         self._setup = Setup(0, 0, "")
         for module in by_value:
@@ -194,8 +191,10 @@ class DaskBackend(RemoteBackend):
         self._client = distributed.Client(address, set_as_default=False, timeout=START_SECONDS, **options)
 
     def _do(self, work: Coroutine[Any, Any, None]) -> None:
-        """Do something on the client's event loop."""
-        asyncio.run_coroutine_threadsafe(work, self._client.loop.asyncio_loop)
+        """Do something on the client's event loop, which by itself would not keep it."""
+        doing = asyncio.run_coroutine_threadsafe(work, self._client.loop.asyncio_loop)
+        self._doing.add(doing)
+        doing.add_done_callback(self._doing.discard)
 
     # the carrier
 
@@ -228,13 +227,18 @@ class DaskBackend(RemoteBackend):
         self._do(self._carry_order(seat, number, order, arguments))
 
     async def _carry_order(self, seat: Seat, number: int, order: Order, arguments: tuple[int, ...]) -> None:
-        with contextlib.suppress(OSError, ValueError, KeyError):  # the worker is gone; the scheduler tells
-            replies = await self._client.run(
-                control, self._token, seat.setup, (number, order, arguments), workers=[seat.address], on_error="ignore"
-            )
-            reply = replies.get(seat.address)
-            if reply is not None:
-                self._arrive(seat, reply, is_call=False)
+        numbered, options = (number, order, arguments), {"workers": [seat.address], "on_error": "ignore"}
+        for _ in range(ORDER_TRIES):
+            with contextlib.suppress(OSError, ValueError, KeyError):  # the worker is gone; the scheduler tells
+                replies = await self._client.run(control, self._token, seat.setup, numbered, **options)
+                if seat.address in replies:
+                    reply = replies[seat.address]
+                    if reply != "done":
+                        self._arrive(seat, reply, is_call=False)
+                    return
+            if seat.ended:
+                return
+            await asyncio.sleep(ORDER_SECONDS)
 
     async def _keep_lease(self) -> None:
         """Tell the workers now and then that the caller is there."""

@@ -158,7 +158,7 @@ def left_on_worker(dask_worker: Any) -> tuple[list[str], list[str]]:
     from poolinject.backends import dask  # noqa: PLC0415 - optional
 
     plugins = [name for name in dask_worker.plugins if name.startswith("poolinject")]
-    hosted = [str(key) for key, worker in dask._hosted.items() if worker is not None]
+    hosted = [str(key) for key in dask._hosted]
     return plugins, hosted
 
 
