@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterable, Callable, Coroutine, Iterable, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any, Self, TypeAlias, TypeVar, Unpack, overload
 
 import anyio
@@ -29,6 +29,7 @@ Async: TypeAlias = Callable[..., Coroutine[Any, Any, Value]]
 Items: TypeAlias = Iterable[Any] | AsyncIterable[Any]
 Tuples: TypeAlias = Iterable[Sequence[Any]] | AsyncIterable[Sequence[Any]]
 
+OPTION_NAMES = dict.fromkeys(field.name for field in fields(Asked))
 UNASKED = Asked(chunksize=None, progress=None, on_error="raise", retries=None, timeout=None, delivery="at_least_once")
 
 
@@ -183,6 +184,9 @@ class AsyncMethods(Wiring):
         *,
         convert: Convert | None = None,
     ) -> AsyncConsumption:
+        for name in options.keys() - OPTION_NAMES:
+            message = f"run methods have no option {name!r}: they take {', '.join(OPTION_NAMES)}"
+            raise TypeError(message)
         asked = replace(UNASKED, **options)
         source = items if isinstance(items, AsyncIterable) else None
         read_here: Any = items if source is None else iter(())

@@ -12,7 +12,7 @@ import anyio
 from poolinject._injection.signature import kind_of
 from poolinject._scheduling import consuming
 from poolinject._scheduling.async_reading import Reader
-from poolinject._scheduling.async_waking import Bell, Turn, in_thread
+from poolinject._scheduling.async_waking import Bell, Turn, in_thread, running_loop
 from poolinject.errors import PoolClosedError
 
 if TYPE_CHECKING:
@@ -175,6 +175,7 @@ class AsyncResults(AsyncIterator[Value], Generic[Value]):
         self._values: Iterator[Any] = iter(())
         self._given, self._step = 0, 1
         self._turn = Turn()
+        self._loop: object = None  # the one that has asked for the first outcome
         self._begun = self._over = self._is_asked = False
 
     def __aiter__(self) -> Self:
@@ -183,9 +184,7 @@ class AsyncResults(AsyncIterator[Value], Generic[Value]):
     async def __anext__(self) -> Value:
         if self._over:
             raise StopAsyncIteration
-        if self._is_asked:
-            message = "another task is waiting for the next outcome"
-            raise RuntimeError(message)
+        self._check_asker(running_loop())
         self._is_asked = True
         try:
             if self._given >= self._step or self._turn.is_over:
@@ -210,6 +209,15 @@ class AsyncResults(AsyncIterator[Value], Generic[Value]):
             self._is_asked = False
         self._over = True
         raise StopAsyncIteration
+
+    def _check_asker(self, loop: object) -> None:
+        if self._is_asked:
+            message = "another task is waiting for the next outcome"
+            raise RuntimeError(message)
+        if self._loop not in {None, loop}:
+            message = "this iterator belongs to another event loop, in which its first outcome was asked for"
+            raise RuntimeError(message)
+        self._loop = loop
 
     async def _pause(self) -> None:
         """Say what has been handed over, and let others run if it is time."""

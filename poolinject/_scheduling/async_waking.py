@@ -162,6 +162,15 @@ def _call_soon() -> Soon:
     return asyncio.get_running_loop().call_soon_threadsafe
 
 
+def running_loop() -> object:
+    """Give something that is the same for every task of the running event loop, and of no other."""
+    if _is_trio():
+        import trio  # noqa: PLC0415 - as above
+
+        return trio.lowlevel.current_trio_token()
+    return asyncio.get_running_loop()
+
+
 def _is_trio() -> bool:
     """Tell whether the running task is one of trio's, also where trio itself is a guest of asyncio."""
     if "trio" not in sys.modules:

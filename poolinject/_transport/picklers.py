@@ -11,7 +11,7 @@ import pickle
 import sys
 import weakref
 from collections.abc import Callable
-from types import FunctionType, ModuleType
+from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
 import cloudpickle
@@ -79,11 +79,14 @@ class SharingPickler(pickle.Pickler):
 class ValuePickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no annotations
     """cloudpickle, except that a class which comes home is left as it is.
 
-    cloudpickle finds the original by its tracking number, and then sets every attribute of it anew.
+    cloudpickle finds the original by its tracking number, and then sets every attribute of it anew. Code keeps the
+    name of its file, which tracebacks need; cloudpickle takes it away since 3.1.3.
     """
 
     def reducer_override(self, obj: Any) -> Any:
         """Let cloudpickle reduce *obj*, and put the watch on a class before its state is set."""
+        if isinstance(obj, CodeType):
+            return make_code, (*self.dispatch_table[CodeType](obj), obj.co_filename)
         if isinstance(obj, (type, FunctionType)):
             _mark_by_value(obj)
         reduced = super().reducer_override(obj)
@@ -93,6 +96,11 @@ class ValuePickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle ha
                 _own_classes.add(obj)
             return make, arguments, (setter, state), None, None, set_class_state
         return reduced
+
+
+def make_code(make: Callable[..., CodeType], arguments: tuple[Any, ...], filename: str) -> CodeType:
+    """Make code as cloudpickle does, with the name of its file."""
+    return make(*arguments).replace(co_filename=filename)
 
 
 def set_class_state(cls: type, setter_and_state: tuple[Callable[[type, Any], object], Any]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import resource
 import selectors
@@ -22,6 +23,7 @@ from poolinject._worker.control import SIZE as CONTROL_SIZE
 from poolinject._worker.control import SLOTS, map_arena, map_control, shared_memory
 from poolinject.backends._launch import available_start_methods, launch
 from poolinject.backends.base import Backend, Capabilities, Gone
+from poolinject.errors import BackendUnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -141,10 +143,14 @@ class ProcessBackend(Backend):
                 peer = Peer(Setup(worker_id, 0, pool_name, async_backend), self.start_method, self._preload)
                 self._peers.append(peer)
                 self._watch(worker_id, peer)
-        except BaseException:
-            for worker_id in range(len(self._peers)):
+        except BaseException as error:
+            started = len(self._peers)
+            for worker_id in range(started):
                 self.end(worker_id, "kill")
             self.close()
+            if isinstance(error, OSError) and error.errno in {errno.EMFILE, errno.ENFILE}:
+                remedy = f"{error.strerror} after {started} of {workers} workers. Ask for fewer, or raise ulimit -n"
+                raise BackendUnavailableError("process", remedy) from error
             raise
         return workers
 

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import anyio
 import anyio.lowlevel
+import anyio.to_thread
 import pytest
 
 from poolinject import Depends, Failure, InjectedPool, ItemContext, Success, WorkerContext
@@ -316,7 +317,7 @@ def test_wrong_calls_are_refused(loop: Loop) -> None:
                 await pool.amap(use_wrong, [1])
             with pytest.raises(TypeError, match="items must be iterable"):
                 await pool.amap(double, 5)
-            with pytest.raises(TypeError, match="sorted"):
+            with pytest.raises(TypeError, match="no option 'sorted': they take chunksize, progress"):
                 await pool.amap(double, [5], sorted=True)
             with pytest.raises(TypeError, match="on_error"):
                 await anext(pool.aoutcomes(double, [5], on_error="raise"))
@@ -355,6 +356,24 @@ def test_only_one_task_at_a_time_asks_an_iterator(loop: Loop) -> None:
                 await anext(results)
             gate.set()
         assert found == [7]
+
+    loop.run(main)
+
+
+def test_an_iterator_stays_on_its_event_loop(loop: Loop) -> None:
+    """Another one is told at once; the first goes on."""
+
+    async def main() -> None:
+        async with Kind("thread").pool(1) as pool:
+            results = pool.aimap(double, [1, 2])
+            assert await anext(results) == 2
+
+            async def ask() -> None:
+                with pytest.raises(RuntimeError, match="another event loop"):
+                    await anext(results)
+
+            await anyio.to_thread.run_sync(anyio.run, ask)
+            assert await anext(results) == 4
 
     loop.run(main)
 

@@ -209,3 +209,17 @@ def test_what_workers_print_arrives_and_standard_input_stays_the_callers(tmp_pat
     )
     assert done.stdout == "said 1\nsaid 2\n"
     assert done.stderr == "complained 1\ncomplained 2\n"
+
+
+def test_a_traceback_shows_the_lines_of_the_script(tmp_path: Path) -> None:
+    """Although its functions are sent by value."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from poolinject import InjectedPool\n"
+        "def divide(item):\n"
+        "    return 1 / item\n"
+        "with InjectedPool(1) as pool:\n"
+        "    print(pool.map(divide, [0], on_error='return')[0].traceback)\n"
+    )
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=30, check=True)
+    assert f'File "{script}", line 3, in divide\n    return 1 / item\n' in done.stdout

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from importlib import import_module
@@ -160,3 +163,27 @@ def wait_at_gate(worker: WorkerContext) -> int:
 def tell_worker(item: int, worker_id: Annotated[int, Depends(wait_at_gate)]) -> int:
     """Say which worker runs the item."""
     return worker_id
+
+
+def test_too_few_files_are_said_to_be_the_reason(tmp_path: Path) -> None:
+    """With how far it came; a smaller pool works in the same process."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import resource\n"
+        "from poolinject import BackendUnavailableError, InjectedPool\n"
+        "with InjectedPool(1) as pool:\n"
+        "    pool.map(abs, [1])\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))\n"
+        "try:\n"
+        "    InjectedPool(40).map(abs, [1])\n"
+        "except BackendUnavailableError as error:\n"
+        "    print(error)\n"
+        "with InjectedPool(1) as pool:\n"
+        "    print(pool.map(abs, [-1]))\n"
+    )
+    command = [sys.executable, str(script)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
+    assert re.search(
+        r"Too many open files after \d+ of 40 workers. Ask for fewer, or raise ulimit -n\n\[1\]", done.stdout
+    )
+    assert not done.stderr
