@@ -267,10 +267,12 @@ class DaskBackend(RemoteBackend):
                 self._arrive(seat, Reply(*words), is_call=False)
 
     async def _drop(self, seat: Seat, patience: float) -> None:
-        """Let go of the calls of a worker that is gone; nobody else can do them. One that was sent away may say why."""
+        """Let go of the calls of a worker that is gone, and look for a spare one; one sent away may say why before."""
         await asyncio.sleep(patience)
         self._end(seat)
         await self._client.cancel(list(seat.handle))
+        for address in await self._client.nthreads():
+            await self._meet(address)
 
     async def _meet(self, address: str) -> None:
         with contextlib.suppress(Exception):  # it has gone again

@@ -97,6 +97,19 @@ def test_items_of_a_worker_that_is_sent_away_run_elsewhere(small: Any, ledger: M
         assert pool.report.failed == 0
 
 
+def test_a_spare_worker_takes_the_place_of_one_that_is_gone(small: Any) -> None:
+    """Where the pool has fewer than the cluster."""
+    resize(small, 2)
+    with pool_on(small, 1) as pool:
+        assert pool.map(int, ["1"]) == [1]
+        (before,) = pool.workers
+        retire(small, str(before.address))
+        wait_until(lambda: pool.workers[0].generation == 1)
+        assert pool.map(int, ["2"]) == [2]
+        assert [worker.address for worker in pool.workers] != [before.address]
+    resize(small, 1)
+
+
 def test_a_clients_own_affairs_are_left_alone(small: Any) -> None:
     """It stays open, its subscriptions go on, its futures are still there."""
     import distributed  # noqa: PLC0415 - optional
