@@ -15,10 +15,12 @@ from pathlib import Path
 from tests import SAMPLE
 
 ROOT = Path(__file__).resolve().parent.parent
-ROOMS_APART = ("pool", "faults")  # each a part of its own
+ROOMS_APART = ("pool", "faults", "clusters")  # each a part of its own
 ELSEWHERE = {  # files that go with another part, which takes less time
     "pool/test_main_module.py": "faults",
     "pool/test_recycling.py": "faults",
+    "pool/test_backpressure.py": "",
+    "pool/test_ledger.py": "",
     "pool/test_async_backends.py": "faults",
     "pool/test_concurrency_faults.py": "",
     "pool/test_loop_hygiene.py": "",

@@ -87,23 +87,24 @@ def process() -> Kind:
 @pytest.fixture
 def ledger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """Give an empty ledger to the test and to every process that it starts."""
+    monkeypatch.delenv(ledger_module.POINTER, raising=False)  # of clusters
     monkeypatch.setenv(ledger_module.PLACE, str(tmp_path / "ledger"))
     return ledger_module
 
 
 SAMPLED = {  # of so many tests of these files and rooms one, drawn by the name
-    "clusters": 6,
     "async_pool": 6,
     "test_async_backends.py": 6,
     "test_caller_death.py": 3,
     "test_concurrency_faults.py": 2,
     "test_loop_hygiene.py": 2,
 }
+BORROWED_SAMPLED = 8  # the same of those of another room's that clusters run too
 SPAWN_SAMPLED = 3  # the same of those whose processes start slowest, which is all that differs in them
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what is not in the sample; every test function keeps one of its cases at least."""
+    """Leave out what is not in the sample; each function keeps one of its cases, in the room it is of."""
     if SAMPLE not in os.environ:
         return
     kept, left, seen = list[pytest.Item](), list[pytest.Item](), set[str]()
@@ -111,7 +112,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         one_in = next((SAMPLED[part] for part in (item.path.name, item.path.parent.name) if part in SAMPLED), 1)
         one_in = max(one_in, SPAWN_SAMPLED if "spawn" in item.name else 1)
         function = item.nodeid.partition("[")[0]
-        is_drawn = zlib.crc32(item.nodeid.encode()) % one_in == 0 or function not in seen
+        is_borrowed = isinstance(item, pytest.Function) and item.function.__module__ != item.module.__name__
+        one_in = BORROWED_SAMPLED if is_borrowed else one_in
+        is_drawn = zlib.crc32(item.nodeid.encode()) % one_in == 0 or not (is_borrowed or function in seen)
         seen.add(function)
         (kept if is_drawn else left).append(item)
     items[:] = kept
