@@ -8,14 +8,15 @@ may run, so the coverage floor is not enforced then.
 import os
 import subprocess
 import sys
-import threading
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from tests import SAMPLE
 
 ROOT = Path(__file__).resolve().parent.parent
 ROOMS_APART = ("pool", "faults", "clusters")  # each a part of its own
+AT_ONCE = 3  # parts: their tests mostly wait
 ELSEWHERE = {  # files that go with another part, which takes less time
     "pool/test_main_module.py": "faults",
     "pool/test_recycling.py": "faults",
@@ -49,29 +50,22 @@ def parts_of_suite() -> list[list[str]]:
 
 
 def run_parts(parts: Sequence[list[str]]) -> int:
-    """Run pytest for each part at the same time; print one after another, return the worst exit code."""
-    command = [sys.executable, "-m", "coverage", "run", "-m", "pytest"]
+    """Run pytest for each part, a few at the same time; print one after another, return the worst exit code."""
     if len(parts) == 1:
         return run("coverage", "run", "-m", "pytest", *parts[0])
-    running = [
-        subprocess.Popen([*command, *part], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-        for part in parts
-    ]
-    outputs: list[list[str]] = [[] for _ in running]
-    readers = [threading.Thread(target=read, args=(part, into)) for part, into in zip(running, outputs, strict=True)]
-    for reader in readers:
-        reader.start()
-    for reader, output in zip(readers, outputs, strict=True):
-        reader.join()
-        sys.stdout.write("".join(output))
-        sys.stdout.flush()
-    return max((abs(part.wait()) for part in running), default=0)
+    worst = 0
+    with ThreadPoolExecutor(AT_ONCE) as threads:
+        for done in threads.map(run_quietly, parts):
+            sys.stdout.write(done.stdout)
+            sys.stdout.flush()
+            worst = max(worst, abs(done.returncode))
+    return worst
 
 
-def read(part: "subprocess.Popen[str]", into: list[str]) -> None:
-    """Gather what a part prints, so that its pipe never fills."""
-    assert part.stdout is not None
-    into.extend(part.stdout)
+def run_quietly(part: list[str]) -> "subprocess.CompletedProcess[str]":
+    """Run pytest for a part and keep what it prints."""
+    command = [sys.executable, "-m", "coverage", "run", "-m", "pytest", *part]
+    return subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
 
 
 def run(module: str, *arguments: str) -> int:

@@ -93,6 +93,8 @@ def ledger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 
 SAMPLED = {  # of so many tests of these files and rooms one, drawn by the name
+    "pool": 2,
+    "test_backpressure.py": 3,
     "async_pool": 6,
     "test_async_backends.py": 6,
     "test_caller_death.py": 3,

@@ -18,6 +18,7 @@ SHARE = 0.4  # of what an item takes, for recording it
 BULK_SHARE = 0.12  # of the time below which they are recorded together; items quicker than that are not even counted
 SYSTEM_SHARE = 0.2  # of what an item takes; of pure Python it is 0 to 0.1, of one that writes a line 0.4 to 1
 WINDOW = 0.05  # CPU seconds that must have been seen; systems tell the shares apart by a clock of some 10 ms
+LATER_WINDOW = 0.4  # the same where a worker has ended before: with 5 ticks of that clock one in 30 is told wrong
 ROUNDS, ITEMS = 8, 32  # of the measurement, about 0.3 ms
 WHOSE = getattr(resource, "RUSAGE_THREAD", resource.RUSAGE_SELF)  # the thread's, where the system tells
 
@@ -25,9 +26,11 @@ WHOSE = getattr(resource, "RUSAGE_THREAD", resource.RUSAGE_SELF)  # the thread's
 class Conduct:
     """What the items of a function have taken of late, in CPU seconds."""
 
-    __slots__ = ("_began", "_items", "_system", "_total")
+    __slots__ = ("_began", "_items", "_system", "_total", "_window")
 
-    def __init__(self) -> None:
+    def __init__(self, generation: int = 0) -> None:
+        """Know nothing yet of the items; what is lost with a worker is likelier to be where one has ended already."""
+        self._window = LATER_WINDOW if generation else WINDOW
         self._began = (0.0, 0.0)
         self._items, self._total, self._system = 0.0, 0.0, 0.0
 
@@ -41,12 +44,12 @@ class Conduct:
         self._items += items
         self._system += system - self._began[1]
         self._total += total - self._began[0] - items * recording
-        if self._total > 2 * WINDOW:
+        if self._total > 2 * self._window:
             self._items, self._system, self._total = self._items / 2, self._system / 2, self._total / 2
 
     def is_quicker_than(self, seconds: float) -> bool:
         """Tell whether an item takes less, and next to nothing of it in the system."""
-        is_known = self._total >= WINDOW
+        is_known = self._total >= self._window
         return is_known and self._system < SYSTEM_SHARE * self._total and self._total < seconds * self._items
 
 

@@ -10,6 +10,7 @@ from poolinject._transport.messages import Cancel, Chunk, Forget, FromWorker, Li
 from poolinject._worker.beside import ItemTasks, TaskCalls
 from poolinject._worker.chunks import ChunkRunner, Loaded, failing
 from poolinject._worker.memory import MemoryWatch
+from poolinject._worker.recording import Conduct
 from poolinject.errors import TransportError
 
 if TYPE_CHECKING:
@@ -163,6 +164,7 @@ class Runner:
             if not isinstance(error, TransportError):
                 error = TransportError(f"function {message.name!r}", f"{type(error).__name__}: {error}")
             loaded = Loaded(failing(error), error=error)
+        loaded.conduct = Conduct(self.runtime.worker.generation)
         self._functions[message.function] = loaded
 
     def forget(self, message: Forget) -> None:

@@ -13,6 +13,7 @@ import logging
 import os
 import secrets
 import threading
+from concurrent.futures import wait
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -37,6 +38,7 @@ START_SECONDS = 60.0  # for a first worker of the cluster to be there, and for t
 LAST_WORDS_SECONDS = 2.0  # for a worker that the cluster has sent away to close its scopes and to say how that went
 CLOSE_SECONDS = 60.0  # for a worker that Dask sends away to end its item and to close its scopes
 LARGE = 1 << 20  # bytes that do not go through the scheduler
+TERMINATE_SECONDS = 2.0  # for the news that a worker is not to be waited for
 ORDER_SECONDS = 0.1  # between two tries
 ORDER_TRIES = 5  # for an order whose way has not said that it arrived
 _hosted: dict[tuple[str, str, Setup], HostedWorker] = {}  # in worker processes, until their pool has gone
@@ -138,6 +140,7 @@ class DaskBackend(RemoteBackend):
         self._client: Any = None
         self._calls = itertools.count()
         self._doing: set[Future[None]] = set()
+        self._terminating: list[Future[None]] = []
         self._most = 0
         self._setup = Setup(0, 0, "")
         for module in by_value:
@@ -190,11 +193,12 @@ class DaskBackend(RemoteBackend):
         options = {} if security is None else {"security": security}
         self._client = distributed.Client(address, set_as_default=False, timeout=START_SECONDS, **options)
 
-    def _do(self, work: Coroutine[Any, Any, None]) -> None:
+    def _do(self, work: Coroutine[Any, Any, None]) -> Future[None]:
         """Do something on the client's event loop, which by itself would not keep it."""
         doing = asyncio.run_coroutine_threadsafe(work, self._client.loop.asyncio_loop)
         self._doing.add(doing)
         doing.add_done_callback(self._doing.discard)
+        return doing
 
     # the carrier
 
@@ -224,7 +228,9 @@ class DaskBackend(RemoteBackend):
             self._arrive(seat, reply)
 
     def _order(self, seat: Seat, number: int, order: Order, arguments: tuple[int, ...]) -> None:
-        self._do(self._carry_order(seat, number, order, arguments))
+        under_way = self._do(self._carry_order(seat, number, order, arguments))
+        if order == "terminate":
+            self._terminating.append(under_way)
 
     async def _carry_order(self, seat: Seat, number: int, order: Order, arguments: tuple[int, ...]) -> None:
         numbered, options = (number, order, arguments), {"workers": [seat.address], "on_error": "ignore"}
@@ -296,7 +302,8 @@ class DaskBackend(RemoteBackend):
         return None
 
     def _leave(self) -> None:
-        """Take the plugin away; end what was started."""
+        """Take the plugin away, which waits for workers that are to end in their own time; end what was started."""
+        wait(self._terminating, TERMINATE_SECONDS)
         if self._client is not None:
             for topic in ("all", f"poolinject-{self._token}"):
                 with contextlib.suppress(Exception):
