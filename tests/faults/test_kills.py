@@ -94,6 +94,6 @@ def test_what_was_finished_is_not_done_again(
     assert again <= KILLS  # and 0, unless the worker has taken the items for quicker than they are
     if delivery == "at_least_once":
         assert not lost
-        assert cut_short == report.retries <= KILLS
+        assert cut_short <= report.retries <= KILLS  # fewer where an attempt was lost before it had left its line
     else:
         assert cut_short == report.retries == 0
