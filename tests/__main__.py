@@ -15,18 +15,7 @@ from pathlib import Path
 from tests import SAMPLE
 
 ROOT = Path(__file__).resolve().parent.parent
-ROOMS_APART = ("pool", "faults", "clusters")  # each a part of its own
-AT_ONCE = 3  # parts: their tests mostly wait
-ELSEWHERE = {  # files that go with another part, which takes less time
-    "pool/test_main_module.py": "faults",
-    "pool/test_recycling.py": "faults",
-    "pool/test_backpressure.py": "",
-    "pool/test_ledger.py": "",
-    "pool/test_async_backends.py": "faults",
-    "pool/test_concurrency_faults.py": "",
-    "pool/test_loop_hygiene.py": "",
-    "pool/test_scrape.py": "",
-}
+ROOMS_APART = ("faults", "clusters")  # each a part of its own
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -41,20 +30,22 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def parts_of_suite() -> list[list[str]]:
-    """Divide the test files into parts that take about as long."""
+    """Divide the test files into parts that take about as long: those of the pool go to two of them in turn."""
     parts: dict[str, list[str]] = {room: [] for room in (*ROOMS_APART, "")}
-    for file in sorted((ROOT / "tests").rglob("test_*.py")):
-        room = ELSEWHERE.get(f"{file.parent.name}/{file.name}", file.parent.name)
+    for number, file in enumerate(sorted((ROOT / "tests").rglob("test_*.py"))):
+        room = file.parent.name
+        if room == "pool":
+            room = ("faults", "")[number % 2]
         parts[room if room in ROOMS_APART else ""].append(str(file))
     return list(parts.values())
 
 
 def run_parts(parts: Sequence[list[str]]) -> int:
-    """Run pytest for each part, a few at the same time; print one after another, return the worst exit code."""
+    """Run pytest for each part, all at the same time; print one after another, return the worst exit code."""
     if len(parts) == 1:
         return run("coverage", "run", "-m", "pytest", *parts[0])
     worst = 0
-    with ThreadPoolExecutor(AT_ONCE) as threads:
+    with ThreadPoolExecutor(len(parts)) as threads:
         for done in threads.map(run_quietly, parts):
             sys.stdout.write(done.stdout)
             sys.stdout.flush()
