@@ -21,9 +21,9 @@ def make(**options: Any) -> Any:
 
 def test_more_workers_than_there_is_room_for_are_an_error(ray: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
     """It says how many found a place, and what was left; they are given back."""
-    monkeypatch.setattr("poolinject.backends.ray.PLACEMENT_SECONDS", 6.0)
     pool = InjectedPool(WORKERS + 1, backend=make())
-    with pytest.raises(BackendUnavailableError) as caught:
+    with monkeypatch.context() as patch, pytest.raises(BackendUnavailableError) as caught:
+        patch.setattr("poolinject.backends.ray.PLACEMENT_SECONDS", 6.0)
         pool.map(int, ["1"])
     found = re.search(rf"\b(\d) of {WORKERS + 1} workers found a place", str(caught.value))
     assert found is not None
