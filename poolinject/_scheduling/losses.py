@@ -48,9 +48,9 @@ def lost_alone(worker: WorkerState) -> dict[int, range]:
     lost: dict[int, range] = {}
     for chunk in worker.chunks.values():
         rows = chunk.missing()
-        is_single = len(rows) == 1 and len(rows[0]) == 1 and chunk.start in chunk.run.alone
-        if chunk.run.pinned is not None or is_single:
-            lost[chunk.id] = range(chunk.reported, chunk.count) if not rows else range(rows[0].start, rows[-1].stop)
+        is_single = sum(map(len, rows)) == 1 and chunk.start in chunk.run.alone
+        if rows and (chunk.run.pinned is not None or is_single):
+            lost[chunk.id] = range(rows[0].start, rows[-1].stop)
     return lost
 
 
