@@ -5,7 +5,7 @@ provider and the generators that are open there. There are four forms:
 
 - ``"chunk"`` is what workers run: a loop over numbered items, which counts in shared memory what it has begun, appends
   each result to ``kept`` and gives each ``Failed`` to ``fail``. A result that is not an atom, so that it may change
-  later, goes to ``kept.other``. It returns ``None`` at the end of the items, ``True`` where the next item needs a
+  later, goes to ``other``. It returns ``None`` at the end of the items, ``True`` where the next item needs a
   fresh copy of the context, ``False`` where ``fail`` says that no further one is to start.
 - ``"bulk"`` is the same for functions so quick that counting would cost as much as they do: the items come without
   numbers, and nothing is counted.
@@ -74,8 +74,8 @@ def _identifier(text: str) -> str:
 
 
 HEADERS: dict[Form, str] = {
-    "chunk": "def {}(numbered, attempt, begun, place, kept, fail, context, clean):",
-    "bulk": "def {}(numbered, attempt, begun, place, kept, fail, context, clean):",
+    "chunk": "def {}(numbered, attempt, begun, place, kept, other, fail, context, clean):",
+    "bulk": "def {}(numbered, attempt, begun, place, kept, other, fail, context, clean):",
     "call": "def {}(item, index, attempt):",
     "await": "async def {}(item, index, attempt):",
 }
@@ -144,7 +144,7 @@ class _Writer:
         self.emit("kind = type(result)", indent=3)
         self.emit("kept.append(result)", indent=3)
         self.emit("else:")
-        self.emit("kept.other(result)", indent=3)
+        self.emit("other(result)", indent=3)
 
     def own_names(self) -> str:
         """Name what an item has made, which would otherwise live until the next one has made the like."""
@@ -276,7 +276,7 @@ class _Writer:
 
 RESERVED = re.compile(
     r"[vgi]\d+|item|index|kind|attempt|at|result|error|about|worker|stages|names|run|fetch|mark|spread|deepcopy|worker_scope|"
-    r"atoms|type|numbered|begun|place|kept|fail|context|clean|pool_scope|open_async|close_async|did_not_yield|did_not_stop|closing_failed|failing|finishing|drive|ItemContext|SecurityScopes|len|"
+    r"atoms|type|numbered|begun|place|kept|other|fail|context|clean|pool_scope|open_async|close_async|did_not_yield|did_not_stop|closing_failed|failing|finishing|drive|ItemContext|SecurityScopes|len|"
     r"BaseException|_"
 )
 

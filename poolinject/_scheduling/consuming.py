@@ -49,6 +49,8 @@ class Consumption:
         driver, run = self.driver, self.run
         self._refuse_to_wait()
         values: list[Any] = []
+        if convert is None:
+            run.gather(values)
         try:
             driver.open(run)
             while not driver.inline and run.read(self._source, driver.notify):

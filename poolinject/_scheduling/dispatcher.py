@@ -205,8 +205,7 @@ class Dispatcher:
             run.sample(message.sampled)
         if message.done:
             del self._chunks[message.chunk]
-            state.told.update(range(first, first + count))
-            for row in state.missing(0 if state.beside > 1 else first + count):
+            for row in state.missing_after(first, count):
                 run.leave(chunk.start + row.start, chunk.items[row.start : row.stop])
         elif type(chunk.items) is list:  # not a part of the caller's own sequence
             chunk.items[first : first + count] = [None] * count

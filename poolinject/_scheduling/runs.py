@@ -78,6 +78,7 @@ class Run:
         self._attention = True  # the driver wants to hear of the next item, or of the end
         self.blocks: dict[int, Block] = {}
         self._left: dict[int, Any] = {}  # items that came back from workers, by index
+        self._gathered: list[Any] | None = None  # where the values of all blocks go, if nothing else is wanted of them
         self.on_block: Callable[[Block], None] | None = None
         self.on_finish: Callable[[], None] | None = None
         self.on_change: Callable[[], None] | None = None
@@ -224,7 +225,10 @@ class Run:
         if self.on_block is not None:
             self.on_block(block)
             return
-        self._outbox.append(block)
+        if self._gathered is None:
+            self._outbox.append(block)
+        else:  # here: the thread that has unpickled them still has them in its processor's cache
+            self._gathered.extend(block.values)
         if self.options.eager:
             self.pressure.released += len(block.values)
 
@@ -266,7 +270,7 @@ class Run:
         note(report)
         with self._changed:
             self.finished = self.stop_reading = True
-            self._sequence = ()
+            self._sequence, self._gathered = (), None
             self._buffer.clear()
             self._left.clear()
             self._wake()
@@ -276,12 +280,17 @@ class Run:
 
     # the consumer's side
 
+    def gather(self, values: list[Any]) -> None:
+        """Let the values of all blocks go there; ``take`` waits for the end then."""
+        self._gathered = values
+
     def take(self, timeout: float) -> Block | None:
         """Wait for the next block; ``None`` where none has come in time or none will come."""
         if self._outbox:
             return self._outbox.popleft()
         with self._changed:
-            self._waits_for_block = True  # first the wish, then a second look: the driver does it the other way round
+            # first the wish, then a second look: the driver does it the other way round
+            self._waits_for_block = self._gathered is None
             if not self._outbox and not self.finished and timeout > 0:
                 self._changed.wait(timeout)
             self._waits_for_block = False

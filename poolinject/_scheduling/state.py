@@ -164,6 +164,13 @@ class ChunkState:
         """Tell whether the outcome of the item at this place has come."""
         return place in self.told if self.beside > 1 else place < self.reported
 
+    def missing_after(self, place: int, count: int) -> list[range]:
+        """The same once so many more outcomes have come."""
+        if self.beside == 1:
+            return self.missing(place + count)
+        self.told.update(range(place, place + count))
+        return self.missing()
+
     def missing(self, begin: int = 0) -> list[range]:
         """Give the places of the items whose outcomes have not come, from one on, in rows."""
         if self.beside == 1:

@@ -8,6 +8,7 @@ heard. Only ``encode``, which the calling thread uses for functions, lets that t
 
 from __future__ import annotations
 
+import functools
 import io
 import itertools
 import pickle
@@ -177,11 +178,9 @@ class BatchWriter:
         self._make_pickler()
 
     def _make_pickler(self) -> None:
-        callback = None if self._arena is None else self._keep_in_band
+        # the pickler must not know the writer, which would live until garbage is collected
+        callback = None if self._arena is None else functools.partial(_keep_in_band, self._arena, self._places)
         self._pickler = SharingPickler(self._file, self._shared, shared_object, callback)
-
-    def _keep_in_band(self, buffer: pickle.PickleBuffer) -> bool:
-        return self._arena is None or not set_aside(self._arena, buffer.raw(), self._places)
 
     def __len__(self) -> int:
         return len(self._lengths) + len(self._atoms)
@@ -263,6 +262,10 @@ class BatchWriter:
         data = self._file.getvalue()
         self._begin()
         return data, count
+
+
+def _keep_in_band(arena: Arena, places: list[tuple[int, int]], buffer: pickle.PickleBuffer) -> bool:
+    return not set_aside(arena, buffer.raw(), places)
 
 
 def decode_batch(data: Buffer, what: str = "item", arena: Arena | None = None, mark: Mark | None = None) -> list[Any]:

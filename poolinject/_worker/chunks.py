@@ -123,7 +123,7 @@ class ChunkRunner:
     def _open(self, function: Loaded, chunk: Chunk) -> tuple[Loop, Work]:
         """Come to a chunk."""
         loop, counts = self._loop(function, chunk)
-        is_quick = not chunk.timeout and function.conduct.is_quicker_than(self._quick)  # it covers the pickling of each
+        is_quick = not chunk.timeout and self._is_quicker(function, self._quick)  # it covers the pickling of each
         make = Work if self.memory is None else self.memory.work
         work = self._work = make(
             chunk,
@@ -150,27 +150,31 @@ class ChunkRunner:
             return Objects()
         return Primitives() if is_quick and not function.has_objects else Packed(self._arena)
 
+    def _is_quicker(self, function: Loaded, seconds: float) -> bool:
+        return function.conduct.is_quicker_than(seconds, harmless=self._bulk)
+
     def _loop(self, function: Loaded, chunk: Chunk) -> tuple[Loop, bool]:
         """Choose the loop for a chunk; tell whether it counts."""
         damaged = isinstance(chunk.items, DamagedBatch)
-        if function.bulk is not None and not (chunk.exact or damaged) and function.conduct.is_quicker_than(self._bulk):
+        if function.bulk is not None and not (chunk.exact or damaged) and self._is_quicker(function, self._bulk):
             return function.bulk, False
         return _guarded(function.loop) if damaged else function.loop, True
 
     def _go(self, loop: Loop, work: Work, most: int | None = None) -> None:
         """Go through the items, with a fresh copy of the context for each that changed the one before."""
-        chunk, words, fail = work.chunk, self._words, self._fail
+        chunk, words, place, fail = work.chunk, self._words, 3 * work.chunk.slot + 1, self._fail
         kept: list[Any] | Work | TimedItems = work.kept
+        other: Callable[[Any], None] = work.other
         numbered: Iterable[Any] = work.numbered if most is None else itertools.islice(work.numbered, most)
         if chunk.timeout and self._clock is not None:
             timed = TimedItems(self._clock, numbered, work, fail)
-            numbered, kept, fail = iter(timed), timed, timed.fail
+            numbered, kept, other, fail = iter(timed), timed, timed.append, timed.fail
         again: bool | None = True
         while again:
             context = contextvars.copy_context()
             try:
                 again = context.run(
-                    loop, numbered, chunk.attempt, words, 3 * chunk.slot + 1, kept, fail, context, context.copy()
+                    loop, numbered, chunk.attempt, words, place, kept, other, fail, context, context.copy()
                 )
             except Exception:  # noqa: BLE001, S112 - raised by a changed value that refuses to be compared
                 continue
@@ -240,13 +244,13 @@ def _guarded(loop: Loop) -> Loop:
     """Make a loop that fails the items which did not arrive."""
 
     def guarded(numbered: Iterable[tuple[int, Any]], attempt: int, begun: Any, place: int, *rest: Any) -> bool | None:
-        kept, fail, *contexts = rest
+        kept, other, fail, *contexts = rest
         for number, item in numbered:
             if type(item) is Unsendable:
                 begun[place] = number
                 ended = False if fail(ItemFailed(item.error, "transport", None)) else None
             else:
-                ended = loop([(number, item)], attempt, begun, place, kept, fail, *contexts)
+                ended = loop([(number, item)], attempt, begun, place, kept, other, fail, *contexts)
             if ended is not None:
                 return ended
         return None
@@ -258,8 +262,9 @@ def failing(error: Exception) -> Loop:
     """Make a loop that fails every item."""
 
     def fail_each(
-        numbered: Iterable[tuple[int, Any]], _attempt: int, begun: Any, place: int, _kept: Any, fail: Any, *_: Any
+        numbered: Iterable[tuple[int, Any]], _attempt: int, begun: Any, place: int, *rest: Any
     ) -> bool | None:
+        _kept, _other, fail, *_ = rest
         for begun[place], _item in numbered:
             if fail(ItemFailed(error, "transport", None)):
                 return False

@@ -26,19 +26,15 @@ if TYPE_CHECKING:
 _AT_END = 2  # members of what a pickle would say of an iterator over a list that has ended
 
 
-class Values(list[Any]):
-    """Results; ``other`` takes those that are not atoms."""
-
-    __slots__ = ("other",)
-    other: Callable[[Any], None]
-
-
 class Objects:
     """Results as they are, for a caller that shares the memory."""
 
     def __init__(self) -> None:
-        self.values = Values()
-        self.add = self.values.other = self.values.append
+        self.values: list[Any] = []
+
+    def add(self, value: Any) -> None:
+        """Take a result."""
+        self.values.append(value)
 
     def __len__(self) -> int:
         return len(self.values)
@@ -113,8 +109,6 @@ class Work:
         self._recorded = 0  # outcomes in the store that the journal has, where they are recorded together
         self.has_objects = False  # which must be pickled at once, before another item can change them
         self._object: list[Any] = []  # the first of them
-        if isinstance(store, Primitives):
-            store.values.other = self.other
         self._is_placed = False  # a reader of the journal knows which item the next entry is about
         self._place = 3 * chunk.slot  # of the bound
         self._failures: list[Failed] = []
@@ -165,17 +159,20 @@ class Work:
         self._stopped = True
         self.cut(0)
 
-    def other(self, value: Any) -> None:
-        """Take the result of an item which is not an atom; one that cannot be copied ends the loop, for ``resume``."""
-        copy = codec.snapshot(value) if isinstance(self._store, Primitives) else None
+    @property
+    def other(self) -> Callable[[Any], None]:
+        """What takes the result of an item which is not an atom."""
+        return self._take_changing if isinstance(self._store, Primitives) else self.kept.append
+
+    def _take_changing(self, value: Any) -> None:
+        """Take a result that the next item may change; one that cannot be copied ends the loop, for ``resume``."""
+        copy = codec.snapshot(value)
         if copy is not None:
             self.append(copy)
-        elif isinstance(self._store, Primitives):
+        else:
             self.has_objects = True
             self._object.append(value)
             self.cut(0)
-        else:
-            self.append(value)
 
     def resume(self, arena: Arena | None) -> bool:
         """Pickle results one by one from here on, on the thread that runs the items; give whether there are more."""

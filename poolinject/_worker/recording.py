@@ -15,7 +15,8 @@ from poolinject._worker.journal import Journal
 from poolinject._worker.outcomes import Packed, Work
 
 SHARE = 0.4  # of what an item takes, for recording it
-BULK_SHARE = 0.12  # of the time below which they are recorded together; items quicker than that are not even counted
+BULK_SHARE = 0.12  # of the time below which they are recorded together; items quicker than that are not even counted,
+# and cannot leave much: a write of one byte to a file takes as long as recording does
 SYSTEM_SHARE = 0.2  # of what an item takes; of pure Python it is 0 to 0.1, of one that writes a line 0.4 to 1
 WINDOW = 0.05  # CPU seconds that must have been seen; systems tell the shares apart by a clock of some 10 ms
 LATER_WINDOW = 0.4  # the same where a worker has ended before: with 5 ticks of that clock one in 30 is told wrong
@@ -47,10 +48,14 @@ class Conduct:
         if self._total > 2 * self._window:
             self._items, self._system, self._total = self._items / 2, self._system / 2, self._total / 2
 
-    def is_quicker_than(self, seconds: float) -> bool:
-        """Tell whether an item takes less, and next to nothing of it in the system."""
-        is_known = self._total >= self._window
-        return is_known and self._system < SYSTEM_SHARE * self._total and self._total < seconds * self._items
+    def is_quicker_than(self, seconds: float, *, harmless: float = 0.0) -> bool:
+        """Tell whether an item takes less, and next to nothing of it in the system.
+
+        Where one takes less than *harmless*, too little for a system call, this need not have been seen for long.
+        """
+        most_system = SYSTEM_SHARE * max(self._total, harmless * self._items)
+        is_calm = self._system < most_system if self._total >= self._window else self._total < harmless * self._items
+        return is_calm and self._total < seconds * self._items
 
 
 def _times() -> tuple[float, float]:

@@ -164,8 +164,6 @@ class TimedItems:
             self._fail(ItemFailed(error, "timeout", None))
         self._clock.settle()
 
-    other = append
-
     def fail(self, failed: ItemFailed) -> bool:
         """Take the failure of an item; what it made of the error is told as the cause of another one."""
         error = self._clock.end()

@@ -163,7 +163,7 @@ def test_a_result_costs_one_item_also_where_results_are_pickled_together(
     """A worker that ends with it has been at others since; or has counted none, of items that are quicker still."""
     monkeypatch.setattr(chunks, "seconds_to_record", lambda _: recording.SHARE)  # a forked worker has it from here
     quick = 1.0 if counts else recording.BULK_SHARE  # what is asked about, for results together and for not counting
-    monkeypatch.setattr(recording.Conduct, "is_quicker_than", lambda _, seconds: seconds >= quick)
+    monkeypatch.setattr(recording.Conduct, "is_quicker_than", lambda _, seconds, **__: seconds >= quick)
     count, touched = 100, 40
     jobs = [Job(number, "sending the result" if number == touched else None, "SIGKILL") for number in range(count)]
     with FORK.pool(1) as pool:

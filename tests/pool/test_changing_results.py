@@ -69,7 +69,7 @@ def test_results_are_taken_at_once(
     monkeypatch: pytest.MonkeyPatch, function: Callable[[int], Any], expected: Callable[[int], Any], share: float
 ) -> None:
     """However quick the functions are, in every way to run them."""
-    monkeypatch.setattr(recording.Conduct, "is_quicker_than", lambda _, seconds: seconds > 0)
+    monkeypatch.setattr(recording.Conduct, "is_quicker_than", lambda _, seconds, **__: seconds > 0)
     monkeypatch.setattr(chunks, "BULK_SHARE", share)
     right = [expected(item) for item in range(3000)]
     with FORK.pool(2) as pool:
@@ -82,7 +82,7 @@ def test_results_are_taken_at_once(
 
 def test_results_do_not_share_what_can_change(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each item has its own in the caller."""
-    monkeypatch.setattr(recording.Conduct, "is_quicker_than", lambda *_: True)
+    monkeypatch.setattr(recording.Conduct, "is_quicker_than", lambda *_, **__: True)
     with FORK.pool(1) as pool:
         results = pool.map(same_list, range(1000))
     assert len(set(map(id, results))) == 1000

@@ -220,3 +220,38 @@ def test_an_idle_pool_keeps_nothing(parallel: Kind, ledger: ModuleType, method: 
 def echo(item: Tracked) -> Tracked:
     """Return something else."""
     return Tracked(f"echo {item.name}")
+
+
+def same(item: Any) -> Any:
+    """Give the item back."""
+    return item
+
+
+def fail_each(item: Any) -> None:
+    """Fail."""
+    raise ValueError(item)
+
+
+def take_garbage(_worker: WorkerContext) -> set[str]:
+    """Name the types of what only a collection frees, and let it go; leave it to the next call to collect."""
+    gc.disable()
+    gc.set_debug(gc.DEBUG_SAVEALL)
+    gc.collect()
+    types = {type(each).__name__ for each in gc.garbage}
+    gc.garbage.clear()
+    gc.set_debug(0)
+    return types
+
+
+@pytest.mark.parametrize("chunksize", [None, 1, 100])
+@pytest.mark.parametrize("item", [1, [1], [[1]], {"a": {1}}], ids=["atoms", "flat", "nested", "dicts"])
+def test_chunks_leave_nothing_to_the_collector(process: Kind, item: Any, chunksize: int | None) -> None:
+    """It would come late, when many large lists have gathered, and cost each item more than the rest of its way."""
+    with process.pool(1) as pool:
+        pool.map(same, [item])
+        pool.broadcast(take_garbage)
+        assert pool.map(same, [item] * 1000, chunksize=chunksize) == [item] * 1000
+        assert len(list(pool.imap(same, iter([item] * 1000), chunksize=chunksize))) == 1000
+        pool.map(fail_each, [item] * 20, chunksize=chunksize, on_error=repr)
+        garbage: Any = pool.broadcast(take_garbage)[0]
+        assert garbage.value == set()

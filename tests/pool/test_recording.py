@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import time
 from collections.abc import Callable
@@ -33,6 +34,28 @@ def test_pure_python_is_quick_once_it_is_known() -> None:
     look_on(conduct, int, ENOUGH)
     assert conduct.is_quicker_than(1e-4)
     assert not conduct.is_quicker_than(1e-9)
+
+
+def test_what_takes_less_than_a_system_call_is_quick_at_once() -> None:
+    """Nothing needs to be known of the system then."""
+    conduct = Conduct()
+    look_on(conduct, int, WINDOW / 10)
+    assert conduct.is_quicker_than(1.0, harmless=1.0)
+    assert not conduct.is_quicker_than(1.0, harmless=1e-9)
+    assert not conduct.is_quicker_than(1e-9, harmless=1.0)
+
+
+def test_what_enters_the_system_now_and_then_is_found_out() -> None:
+    """However little it takes on average, once enough of it has been seen."""
+    conduct = Conduct()
+    numbers = itertools.count()
+
+    def now_and_then() -> None:
+        if next(numbers) % 2:
+            os.close(os.open(os.devnull, os.O_RDONLY))
+
+    look_on(conduct, now_and_then, ENOUGH)
+    assert not conduct.is_quicker_than(1.0, harmless=1e-7)
 
 
 def test_what_enters_the_system_is_never_quick() -> None:
