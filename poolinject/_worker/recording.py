@@ -44,7 +44,7 @@ class Conduct:
         total, system = _times()
         self._items += items
         self._system += system - self._began[1]
-        self._total += total - self._began[0] - items * recording
+        self._total += max(total - self._began[0] - items * recording, 0.0)
         if self._total > 2 * self._window:
             self._items, self._system, self._total = self._items / 2, self._system / 2, self._total / 2
 
