@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -33,7 +34,7 @@ def test_engines_are_opened_once_and_closed_with_the_pool(backend: Cluster, ledg
     """Once in each worker, while the cluster lives on; the next pool on it has its own."""
     for name in ("first", "second"):
         with backend.pool(2, name=name, lifetimes=LIFETIMES) as pool:
-            pool.broadcast(process_id)  # one that starts late would find nothing left to do
+            pool.broadcast(os.getpid)  # one that starts late would find nothing left to do
             for _ in range(2):
                 values = {value.rpartition(" ")[0] for _, value in pool.map(use_engine, range(50), chunksize=1)}
                 assert values <= {f"{name} 0 engine", f"{name} 1 engine"}

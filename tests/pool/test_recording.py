@@ -14,6 +14,7 @@ from poolinject._worker.journal import Journal
 from poolinject._worker.recording import SHARE, WINDOW, Conduct, seconds_to_record
 
 ENOUGH = 4 * WINDOW
+ITEMS = 5000  # in a chunk, beside which the two looks at the clocks are next to nothing
 
 
 def look_on(conduct: Conduct, item: Callable[[], object], cpu_seconds: float) -> None:
@@ -21,9 +22,9 @@ def look_on(conduct: Conduct, item: Callable[[], object], cpu_seconds: float) ->
     end = time.thread_time() + cpu_seconds
     while time.thread_time() < end:
         conduct.begin()
-        for _ in range(200):
+        for _ in range(ITEMS):
             item()
-        conduct.end(200, 0.0)
+        conduct.end(ITEMS, 0.0)
 
 
 def test_pure_python_is_quick_once_it_is_known() -> None:
