@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from poolinject._scheduling.backpressure import ReorderBuffer
 from poolinject._scheduling.blocks import Block
+from poolinject._scheduling.loading import Loading
 from poolinject._scheduling.retries import Retry, delay_of, may_retry, retries_of
 from poolinject._scheduling.runs import InFlight, Run
 from poolinject._scheduling.scheduler import Scheduler
@@ -27,7 +28,7 @@ from poolinject._scheduling.state import (
 )
 from poolinject._scheduling.timeouts import Overtime, failure_of
 from poolinject._scheduling.timetable import Timetable
-from poolinject._transport.messages import Cancel, Chunk, Forget, Load, Results
+from poolinject._transport.messages import Cancel, Chunk, Load, Results
 from poolinject.errors import WorkerLostError
 
 if TYPE_CHECKING:
@@ -37,7 +38,6 @@ if TYPE_CHECKING:
     from poolinject._scheduling.reports import RunReport
     from poolinject.backends.base import Backend, Gone
 
-MOST_LOADED = 256  # functions that a worker knows at the same time, where no more are running
 RECLAIM_SECONDS = 0.002  # after so long a worker that has not opened a chunk that was taken back never will
 UNEVEN_SECONDS = 0.02  # for which one worker has nothing to do and another more than it seems
 REST_SECONDS = 0.1  # the longest that is waited where items run in the caller
@@ -58,7 +58,7 @@ class Dispatcher:
         self._limited = 0  # of the runs have a time limit
         self._backend, self._endings, self._finished = backend, endings, finished
         self._chunks: dict[int, InFlight] = {}
-        self._loaded: list[dict[int, None]] = [{} for _ in range(workers)]  # the oldest first
+        self._loading = Loading(backend, workers)
         self._lost: WorkerLostError | None = None
         self._overtime = Overtime(backend)
         self._late: Lose | None = None  # the item whose worker was ended because of it
@@ -72,7 +72,7 @@ class Dispatcher:
         """There is one more, which is to be ``ready``."""
         self.scheduler.add_worker()
         self.items_done.append(0)
-        self._loaded.append({})
+        self._loading.add_worker()
 
     def vacate(self, worker_id: int) -> None:
         """A worker has ended, and nobody has taken its place."""
@@ -166,18 +166,8 @@ class Dispatcher:
         return bool(self.scheduler.workers[worker_id].chunks)
 
     def load(self, worker_id: int, load: Load) -> None:
-        """Make a function known to a worker, once; of many the oldest that no run needs is forgotten."""
-        loaded = self._loaded[worker_id]
-        if load.function in loaded:
-            return
-        if len(loaded) >= MOST_LOADED:
-            needed = {run.load.function for run in self.runs.values()}
-            oldest = next((function for function in loaded if function not in needed), None)
-            if oldest is not None:
-                del loaded[oldest]
-                self._backend.send(worker_id, Forget(oldest))
-        loaded[load.function] = None
-        self._backend.send(worker_id, load)
+        """Make a function known to a worker."""
+        self._loading.load(worker_id, load, self.runs.values())
 
     def results(self, worker_id: int, message: Results) -> None:
         """Outcomes have come."""
@@ -240,7 +230,7 @@ class Dispatcher:
                     delays[number] = delay
         for run in self.runs.values():
             run.counts.lost_workers += not self._endings.is_ending(worker_id)
-        self._loaded[worker_id].clear()
+        self._loading.gone(worker_id)
         chunks = self.scheduler.workers[worker_id].chunks.values()
         begun = end.begun
         is_known = begun is None or end.suspect is not None or any(begun.get(chunk.slot, 0) is None for chunk in chunks)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from poolinject import Success, WorkerContext
-from poolinject._scheduling import dispatcher
+from poolinject._scheduling import loading
 from poolinject._worker.runner import Runner
 from tests.conftest import Kind
 
@@ -29,7 +29,7 @@ def count_known(worker: WorkerContext) -> int:
 
 def test_a_worker_forgets_the_functions_of_runs_that_are_over(backend: Kind, monkeypatch: pytest.MonkeyPatch) -> None:
     """The oldest first; what is wanted again is sent again."""
-    monkeypatch.setattr(dispatcher, "MOST_LOADED", MOST)
+    monkeypatch.setattr(loading, "MOST_LOADED", MOST)
     functions = [adding(number) for number in range(3 * MOST)]
     with backend.pool(1) as pool:
         assert [pool.submit(function, 1).result(20) for function in functions] == list(range(1, 3 * MOST + 1))
@@ -41,7 +41,7 @@ def test_a_worker_forgets_the_functions_of_runs_that_are_over(backend: Kind, mon
 
 def test_functions_of_runs_that_go_on_are_kept(backend: Kind, monkeypatch: pytest.MonkeyPatch) -> None:
     """However many there are."""
-    monkeypatch.setattr(dispatcher, "MOST_LOADED", 1)
+    monkeypatch.setattr(loading, "MOST_LOADED", 1)
     with backend.pool(1) as pool:
         iterators = [pool.imap(adding(number), range(100), chunksize=1) for number in range(5)]
         for _ in range(100):
