@@ -125,16 +125,16 @@ class Chunk(NamedTuple):
     slot: int
     function: int
     start: int
-    attempt: int
-    unit: int
-    patience: float
-    exact: bool
-    stop_on_failure: bool
-    tells_failures: bool
-    timed: bool
-    timeout: float
-    concurrency: int
-    items: Sequence[Any]
+    attempt: int = 1
+    unit: int = 0
+    patience: float = 1.0
+    exact: bool = False
+    stop_on_failure: bool = False
+    tells_failures: bool = False
+    timed: bool = False
+    timeout: float = 0.0
+    concurrency: int = 1
+    items: Sequence[Any] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ import itertools
 import signal
 import threading
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from poolinject._injection.generators import Failed as ItemFailed
@@ -39,6 +39,7 @@ class Loaded:
     """A function that the worker knows; ``error`` tells why one could not be loaded."""
 
     loop: Loop
+    conduct: Conduct
     plan: Plan | None = None
     bulk: Loop | None = None
     measured: Measured | None = None
@@ -46,7 +47,6 @@ class Loaded:
     error: Exception | None = None
     has_objects: bool = False  # results that must be pickled one by one
     seconds: float = 0.0  # that an item of the newest chunk took
-    conduct: Conduct = field(default_factory=Conduct)
 
 
 class ChunkRunner:

@@ -60,32 +60,15 @@ class Conduct:
 
 def _times() -> tuple[float, float]:
     """Give the CPU seconds of this thread, and how many of them went into the system."""
-    return time.thread_time(), resource.getrusage(
-        WHOSE
-    ).ru_stime  # in this order: the first brings the other up to date
+    # in this order: the first brings the other up to date
+    return time.thread_time(), resource.getrusage(WHOSE).ru_stime
 
 
 def seconds_to_record(journal: Journal) -> float:
     """Measure what recording takes here, in CPU seconds for a result; the journal must be empty, and is so again."""
     best = 1.0
     for _ in range(ROUNDS):
-        chunk = Chunk(
-            id=0,
-            run=0,
-            slot=0,
-            function=0,
-            start=0,
-            attempt=1,
-            unit=0,
-            patience=1.0,
-            exact=False,
-            stop_on_failure=False,
-            tells_failures=False,
-            timed=False,
-            timeout=0.0,
-            concurrency=1,
-            items=range(ITEMS),
-        )
+        chunk = Chunk(id=0, run=0, slot=0, function=0, start=0, items=range(ITEMS))
         words = memoryview(bytearray(24)).cast("Q")
         words[0] = ITEMS
         work = Work(chunk, Packed(None), words, journal, seconds=0.0, is_quick=False, counts=True)

@@ -155,16 +155,16 @@ class Runner:
 
     def load(self, message: Load) -> None:
         """Learn a function; one that cannot be loaded fails the items that need it."""
+        conduct = Conduct(self.runtime.worker.generation)
         try:
             plan = message.plan if message.blob is None else load_function(message.blob, message.name)[1]
-            loaded = Loaded(self.runtime.bind_loop(plan), plan, self.runtime.bind_bulk(plan))
+            loaded = Loaded(self.runtime.bind_loop(plan), conduct, plan, self.runtime.bind_bulk(plan))
             if plan.steps:
                 loaded.measured = self.runtime.bind_measured(plan)
         except Exception as error:  # noqa: BLE001 - whatever a user's module raises when it is imported
             if not isinstance(error, TransportError):
                 error = TransportError(f"function {message.name!r}", f"{type(error).__name__}: {error}")
-            loaded = Loaded(failing(error), error=error)
-        loaded.conduct = Conduct(self.runtime.worker.generation)
+            loaded = Loaded(failing(error), conduct, error=error)
         self._functions[message.function] = loaded
 
     def forget(self, message: Forget) -> None:

@@ -128,23 +128,8 @@ class Caller:
     def chunk(self, load: Load, items: list[Any], *, slot: int = 0, concurrency: int = 1) -> Chunk:
         """Make the next chunk."""
         self.chunks += 1
-        return Chunk(
-            id=self.chunks,
-            run=0,
-            slot=slot,
-            function=load.function,
-            start=0,
-            attempt=1,
-            unit=0,
-            patience=0.0,
-            exact=True,
-            stop_on_failure=False,
-            tells_failures=False,
-            timed=False,
-            timeout=0.0,
-            concurrency=concurrency,
-            items=items,
-        )
+        function, chunk = load.function, self.chunks
+        return Chunk(chunk, 0, slot, function, 0, patience=0.0, exact=True, concurrency=concurrency, items=items)
 
     def call(self, *messages: ToWorker, number: int | None = None, hold: float = LONG) -> Reply:
         """Exchange frames under the next number, or under any."""

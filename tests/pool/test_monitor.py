@@ -25,23 +25,7 @@ def test_a_runner_wakes_when_there_is_something_to_see() -> None:
     runner = Runner(Runtime(WorkerContext(0, 0, "pool")), control, sent.append, wake=lambda: seen.append(runner.look()))
     runner.load(load)
     control.prepare(0, 0, 2)
-    chunk = Chunk(
-        id=0,
-        run=0,
-        slot=0,
-        function=load.function,
-        start=0,
-        attempt=1,
-        unit=0,
-        patience=PATIENCE,
-        exact=True,
-        stop_on_failure=False,
-        tells_failures=False,
-        timed=False,
-        timeout=0.0,
-        concurrency=1,
-        items=[-1, -2],
-    )
+    chunk = Chunk(0, 0, 0, load.function, 0, patience=PATIENCE, exact=True, items=[-1, -2])
     runner.follow(chunk)
     assert seen == [True]
     assert len(sent) == 1

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from poolinject import WorkerContext
 from poolinject._injection.runtime import Runtime
 from poolinject._scheduling.functions import Functions
@@ -27,17 +25,7 @@ def test_a_chunk_that_is_taken_back_before_the_first_item_ends() -> None:
     runner.load(load)
     control.prepare(0, 0, 2)
     control.take_back(0, 0)
-    options: dict[str, Any] = {"exact": True, "stop_on_failure": False, "tells_failures": False, "timed": False}
-    numbers: dict[str, Any] = {
-        "id": 7,
-        "run": 0,
-        "slot": 0,
-        "function": load.function,
-        "start": 0,
-        "attempt": 1,
-        "unit": 0,
-    }
-    runner.follow(Chunk(**numbers, **options, patience=1.0, timeout=0.0, concurrency=16, items=[1, 2]))
+    runner.follow(Chunk(7, 0, 0, load.function, 0, exact=True, concurrency=16, items=[1, 2]))
     runner.finish()
     (told,) = sent
     assert isinstance(told, Results)
