@@ -53,13 +53,15 @@ class AsyncConsumption:
         assert self._made is not None  # noqa: S101 - tells mypy
         return self._made
 
-    async def begin(self) -> None:
-        """Prepare the run and open it."""
+    async def begin(self, values: list[Any] | None = None) -> None:
+        """Prepare the run and open it; with *values* what need not be converted goes there, and no block comes."""
         consumption, self._convert = await in_thread(self._prepare, is_own=True)
         self._prepared()
         self._made, driver, run = consumption, consumption.driver, consumption.run
         self._bell = Bell()
         run.on_change = self._bell.ring
+        if values is not None and self._convert is None:
+            run.gather(values)
         if self._source is None:
             consumption.begin()
         else:
@@ -75,7 +77,7 @@ class AsyncConsumption:
         values: list[Any] = []
         turn = Turn()
         try:
-            await self.begin()
+            await self.begin(values)
             while (block := await self.next_block()) is not None:
                 rest = iter(await self.values_of(block))
                 del block

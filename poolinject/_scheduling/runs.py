@@ -229,7 +229,7 @@ class Run:
             self._outbox.append(block)
         else:  # here: the thread that has unpickled them still has them in its processor's cache
             self._gathered.extend(block.values)
-        if self.options.eager:
+        if self.options.eager or self._gathered is not None:
             self.pressure.released += len(block.values)
 
     def tell(self) -> None:
@@ -281,7 +281,7 @@ class Run:
     # the consumer's side
 
     def gather(self, values: list[Any]) -> None:
-        """Let the values of all blocks go there; ``take`` waits for the end then."""
+        """Let the values of all blocks go there; no block comes then, only the end."""
         self._gathered = values
 
     def take(self, timeout: float) -> Block | None:
@@ -298,7 +298,7 @@ class Run:
 
     def look_for_block(self) -> Block | None:
         """Give the next block if it is there."""
-        self._waits_for_block = True  # as in ``take``
+        self._waits_for_block = self._gathered is None  # as in ``take``
         if not self._outbox:
             return None
         self._waits_for_block = False
