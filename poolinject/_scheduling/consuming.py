@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextvars
+import itertools
 import threading
 import time
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
@@ -98,12 +99,11 @@ class Consumption:
                 values = block.values if convert is None else convert(block)
                 del block  # or its items would live until the next one comes; so would its values
                 if isinstance(values, list):
-                    step = max(1, run.pressure.limit // 8)
+                    rest, step = iter(values), max(1, run.pressure.limit // 8)
                     for first in range(0, len(values), step):
-                        part = values[first : first + step]
-                        yield from part
-                        run.release(len(part), at_once=False)
-                        del part
+                        yield from itertools.islice(rest, step)
+                        run.release(min(step, len(values) - first), at_once=False)
+                    del rest
                 else:
                     for value in values:
                         yield value

@@ -91,12 +91,12 @@ class ChunkRunner:
     def run(self, function: Loaded, chunk: Chunk) -> None:
         """Run the items of a chunk up to its bound and send their outcomes."""
         began = time.perf_counter()
-        function.conduct.begin()
         loop, work = self._open(function, chunk)
         if chunk.run == self._failed_run:
             work.stop()
         if chunk.timeout:
             self._start_clock(chunk.timeout)
+        function.conduct.begin()
         if function.measured is not None:
             measured = function.measured.loop
             self._go(_guarded(measured) if isinstance(chunk.items, DamagedBatch) else measured, work, most=1)
