@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from collections import deque
@@ -117,10 +118,9 @@ class Run:
         return True
 
     def _read_one_by_one(self, source: Iterator[Any], room: int, notify: Callable[[], None]) -> int:
-        append, count = self._buffer.append, 0
+        append, before = self._buffer.append, self.pressure.read
         try:
-            # the range comes first, so that no item beyond the room is taken
-            for count, item in zip(range(1, room + 1), source, strict=False):  # noqa: B007
+            for item in itertools.islice(source, max(room, 0)):
                 append(item)
                 if self._attention:
                     self._attention = False
@@ -128,8 +128,9 @@ class Run:
                     if self.stop_reading:
                         break
         finally:
-            self.pressure.read += count
-        return count
+            with self._changed:  # or the driver would take some in between
+                self.pressure.read = self._arrived
+        return self.pressure.read - before
 
     def _count_in(self, room: int, notify: Callable[[], None]) -> int:
         count = max(0, min(room, len(self._sequence or ()) - self.pressure.read))
@@ -199,14 +200,15 @@ class Run:
 
     def take_items(self, start: int, count: int, *, again: bool) -> Sequence[Any]:
         """Give the items of a chunk."""
-        if not again:
-            self._sent += count
         if self._sequence is not None:
+            self._sent += 0 if again else count
             return self._sequence[start : start + count]
         if again:
             return [self._left.pop(index) for index in range(start, start + count)]
-        items = self._buffer[:count]
-        del self._buffer[:count]  # the feeder may append in between: both are one step for other threads
+        with self._changed:  # the feeder, which may append in between, counts both
+            items = self._buffer[:count]
+            del self._buffer[:count]
+            self._sent += count
         return items
 
     def leave(self, start: int, items: Sequence[Any]) -> None:
