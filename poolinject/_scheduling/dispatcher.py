@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING
 from poolinject._scheduling.backpressure import ReorderBuffer
 from poolinject._scheduling.blocks import Block
 from poolinject._scheduling.loading import Loading
+from poolinject._scheduling.placing import is_uneven
 from poolinject._scheduling.retries import Retry, delay_of, may_retry, retries_of
 from poolinject._scheduling.runs import InFlight, Run
 from poolinject._scheduling.scheduler import Scheduler
+from poolinject._scheduling.silence import UNEVEN_SECONDS, Silence
 from poolinject._scheduling.state import (
     Action,
     CancelItems,
@@ -39,7 +41,6 @@ if TYPE_CHECKING:
     from poolinject.backends.base import Backend, Gone
 
 RECLAIM_SECONDS = 0.002  # after so long a worker that has not opened a chunk that was taken back never will
-UNEVEN_SECONDS = 0.02  # for which one worker has nothing to do and another more than it seems
 REST_SECONDS = 0.1  # the longest that is waited where items run in the caller
 WIDTH = 4  # chunks for each worker that an automatic in-flight limit leaves room for
 
@@ -63,7 +64,7 @@ class Dispatcher:
         self._overtime = Overtime(backend)
         self._late: Lose | None = None  # the item whose worker was ended because of it
         self._untold: set[Run] = set()
-        self._heard_at = 0.0
+        self._silence = Silence(workers)
         self._random = random.Random().random  # noqa: S311 - jitter; the caller may have seeded the one that all share
         self._taken: deque[tuple[float, TakeBack]] = deque()  # with the time from which they can be reclaimed
         self._later = Timetable()
@@ -73,6 +74,7 @@ class Dispatcher:
         self.scheduler.add_worker()
         self.items_done.append(0)
         self._loading.add_worker()
+        self._silence.add_worker()
 
     def vacate(self, worker_id: int) -> None:
         """A worker has ended, and nobody has taken its place."""
@@ -108,15 +110,12 @@ class Dispatcher:
 
     def look_at_balance(self, *, heard: bool) -> None:
         """Note whether workers were heard of; where none was for a while, idle ones get what waits at others."""
-        now = time.monotonic()
-        if not heard and now - self._heard_at > UNEVEN_SECONDS and self.scheduler.is_uneven:
+        if self._silence.is_general(heard=heard) and is_uneven(self.scheduler.workers):
             self._perform(self.scheduler.waited())
-        if heard:
-            self._heard_at = now
 
     def look(self) -> float:
         """Do what it is time for; give for how long there is nothing of that kind."""
-        return min(self._reclaim(), self._look_at_retries(), self._look_at_limits())
+        return min(self._reclaim(), self._look_at_retries(), self._look_at_limits(), self._look_for_late())
 
     def _reclaim(self) -> float:
         """Give chunks that were taken back before their worker came to them to others; give when to look again."""
@@ -127,7 +126,7 @@ class Dispatcher:
                 self.returned(worker_id, chunk_id, keep)
         if self._taken:
             return self._taken[0][0] - now
-        return UNEVEN_SECONDS if self.scheduler.is_uneven else math.inf
+        return UNEVEN_SECONDS if is_uneven(self.scheduler.workers) else math.inf
 
     def _look_at_retries(self) -> float:
         """Have the items tried again that have waited for it; give when to look again."""
@@ -146,6 +145,13 @@ class Dispatcher:
         """End workers whose item has not heeded its time limit; give when to look again."""
         busy = (worker.id for worker in self.scheduler.workers if worker.chunks)
         return self._overtime.look(busy) if self._limited else math.inf
+
+    def _look_for_late(self) -> float:
+        """Take what waits behind an item that takes longer than others did; give when to look again."""
+        late, rest = self._silence.late(self.scheduler.workers, lambda run: self.runs[run].options.patience)
+        for worker_id in late:
+            self._perform(self.scheduler.late(worker_id))
+        return rest
 
     def tell(self) -> None:
         """Wake the consumers of what has been emitted since."""
@@ -172,6 +178,7 @@ class Dispatcher:
     def results(self, worker_id: int, message: Results) -> None:
         """Outcomes have come."""
         chunk = self._chunks.get(message.chunk)
+        self._silence.begin(worker_id)
         if chunk is None:  # a worker that has ended had recorded what it had sent
             return
         run, first = chunk.run, message.start - chunk.start
@@ -310,17 +317,14 @@ class Dispatcher:
 
     def _send(self, send: Send) -> None:
         run = self.runs[send.run]
+        if len(self.scheduler.workers[send.worker_id].chunks) == 1:
+            self._silence.begin(send.worker_id)
         items = run.take_items(send.start, send.size, again=send.again)
         self._chunks[send.chunk] = InFlight(run, send.worker_id, send.start, items, send.attempt)
         self.load(send.worker_id, run.load)
         options, is_last = run.options, not may_retry(run.options.retries, send.attempt)
         chunk = Chunk(
-            id=send.chunk,
-            run=run.id,
-            slot=send.slot,
-            function=run.load.function,
-            start=send.start,
-            attempt=send.attempt,
+            *(send.chunk, run.id, send.slot, run.load.function, send.start, send.attempt),
             unit=options.unit,
             patience=options.patience,
             exact=send.exact or options.timeout is not None,

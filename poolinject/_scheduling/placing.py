@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
-from poolinject._scheduling.state import WINDOW, Action, RunState, TakeBack, WorkerState
+from poolinject._scheduling.state import WINDOW, Action, ChunkState, RunState, TakeBack, WorkerState
 
 PREFETCH_SECONDS = 0.02  # of work that a worker has ahead
 PREFETCH_BYTES = 1 << 22  # the same, beyond one chunk
@@ -27,7 +27,7 @@ def worker_for(
     wanting = [
         worker
         for worker in workers
-        if worker.ready and worker.room > 0 and worker.slots
+        if worker.ready and worker.room > 0 and worker.slots and not worker.late
         if (_wants(worker, run) if counts_begun or not (suspicious or worker.is_suspicious) else not worker.chunks)
     ]
     return min(wanting, key=lambda worker: len(worker.chunks), default=None)
@@ -64,8 +64,30 @@ def taken_back(workers: Sequence[WorkerState], worth: float = WORTH_SECONDS) -> 
         for parts in waiting
     ]
     busiest = seconds.index(max(seconds))
+    return take(busiest, waiting[busiest] if seconds[busiest] > worth else ())
+
+
+def is_uneven(workers: Sequence[WorkerState]) -> bool:
+    """Tell whether a worker has nothing to do while another has more than one item."""
+    return any(worker.ready and not worker.chunks for worker in workers) and any(worker.spare() for worker in workers)
+
+
+def taken_from_late(workers: Sequence[WorkerState], worker_id: int) -> list[Action]:
+    """Take back what waits behind the item that a worker is late with, where others could have it sooner.
+
+    It gets nothing more until it is heard of, so nothing is passed to and fro.
+    """
+    worker = workers[worker_id]
+    if not worker.chunks or not any(other.ready and not other.late for other in workers if other is not worker):
+        return []
+    worker.late = True
+    return take(worker_id, worker.behind())
+
+
+def take(worker_id: int, parts: Iterable[tuple[ChunkState, int]]) -> list[Action]:
+    """Take back all but so many items of each chunk."""
     actions: list[Action] = []
-    for chunk, keep in waiting[busiest] if seconds[busiest] > worth else ():
+    for chunk, keep in parts:
         chunk.taken = True
-        actions.append(TakeBack(busiest, chunk.slot, chunk.id, keep))
+        actions.append(TakeBack(worker_id, chunk.slot, chunk.id, keep))
     return actions

@@ -11,7 +11,7 @@ from collections import Counter, OrderedDict
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 
 from poolinject._scheduling.losses import keep_alone, lost_alone, lost_items, not_lost, pieces
-from poolinject._scheduling.placing import LONG_SECONDS, taken_back, worker_for
+from poolinject._scheduling.placing import LONG_SECONDS, taken_back, taken_from_late, worker_for
 from poolinject._scheduling.retries import Retry
 from poolinject._scheduling.state import (
     Action,
@@ -92,7 +92,7 @@ class Scheduler:
     def ready(self, worker_id: int) -> list[Action]:
         """A worker can take chunks."""
         worker = self.workers[worker_id]
-        worker.ready, worker.vacant, worker.room = True, False, self._most_items
+        worker.ready, worker.vacant, worker.late, worker.room = True, False, False, self._most_items
         return self._fill()
 
     def worn(self, worker_id: int) -> list[Action]:
@@ -122,6 +122,7 @@ class Scheduler:
         another one is a failure.
         """
         worker = self.workers[worker_id]
+        worker.late = False
         chunk = worker.chunks[chunk_id]
         run, start = chunk.run, chunk.start + (chunk.reported if place is None else place)
         end = start + count
@@ -303,12 +304,9 @@ class Scheduler:
         """Whether a worker has less than a chunk ahead."""
         return any(worker.ready and len(worker.chunks) <= 1 for worker in self.workers)
 
-    @property
-    def is_uneven(self) -> bool:
-        """Whether a worker has nothing to do while another has more than one item."""
-        return any(worker.ready and not worker.chunks for worker in self.workers) and any(
-            worker.spare() for worker in self.workers
-        )
+    def late(self, worker_id: int) -> list[Action]:
+        """A worker was not heard of for longer than its items should take."""
+        return taken_from_late(self.workers, worker_id)
 
     def waited(self) -> list[Action]:
         """Nothing has come for a while: where it is uneven, items take longer than it seemed."""

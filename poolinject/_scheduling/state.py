@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, TypeAlias
 
@@ -193,7 +193,8 @@ class WorkerState:
 
     A worker that has its fill wants nothing until half of it is done, so that chunks go out several at a time.
     ``room`` is how many items may still be handed to it before it is recycled. ``beside`` counts the items that run
-    beside others, or will. A ``vacant`` slot has no worker, and nobody knows whether it will have one again.
+    beside others, or will. One that is ``late`` with its item gets nothing more until it is heard of. A ``vacant`` slot
+    has no worker, and nobody knows whether it will have one again.
     """
 
     id: int
@@ -204,6 +205,7 @@ class WorkerState:
     full: bool = False
     beside: int = 0
     vacant: bool = False
+    late: bool = False
     chunks: dict[int, ChunkState] = field(default_factory=dict)
     slots: list[int] = field(default_factory=lambda: list(range(SLOTS)))
 
@@ -223,8 +225,17 @@ class WorkerState:
         if len(live) == 1 and live[0].beside == 1:
             (oldest,) = live
             parts = [(oldest, oldest.reported + (oldest.count - oldest.reported + 1) // 2)]
-        return [
-            (chunk, keep)
-            for chunk, keep in parts
-            if keep < chunk.count and not chunk.taken and chunk.run.pinned is None and not chunk.run.cancelled
-        ]
+        return _takeable(parts)
+
+    def behind(self) -> list[tuple[ChunkState, int]]:
+        """List the same of everything that waits behind the item that it runs."""
+        oldest, *others = self.chunks.values()
+        return [] if oldest.beside > 1 else _takeable([(oldest, oldest.reported + 1), *((each, 0) for each in others)])
+
+
+def _takeable(parts: Iterable[tuple[ChunkState, int]]) -> list[tuple[ChunkState, int]]:
+    return [
+        (chunk, keep)
+        for chunk, keep in parts
+        if keep < chunk.count and not chunk.taken and chunk.run.pinned is None and not chunk.run.cancelled
+    ]

@@ -1,5 +1,8 @@
 """Nobody stands idle while another has more than it can do, and nothing waits for a slow neighbour."""
 
+import itertools
+import time
+from collections.abc import Iterator
 from types import ModuleType
 
 import pytest
@@ -55,3 +58,34 @@ def wait_if_odd(item: int) -> int:
     if item % 2:
         ledger.wait_for("go")
     return item
+
+
+def go_on_or_wait(item: int) -> int:
+    """The item -1 goes on only when the one behind it, -2, is done; the others take a moment."""
+    if item == -1:
+        ledger.wait_for("behind")
+    elif item == -2:
+        ledger.note("behind")
+    else:
+        time.sleep(0.001)
+    return item
+
+
+@pytest.mark.parametrize("method", ["imap", "imap_unordered"])
+@pytest.mark.parametrize("place", [100, 101, 102])
+def test_what_waits_behind_a_slow_item_does_not_wait_until_another_worker_is_idle(
+    parallel: Kind, ledger: ModuleType, method: str, place: int
+) -> None:
+    """None ever is: the input goes on for as long."""
+
+    def items() -> Iterator[int]:
+        yield from range(place)
+        yield from (-1, -2)
+        for number in itertools.count(place):
+            yield number
+            if number % 10 == 0 and ledger.count("behind"):
+                return
+
+    with parallel.pool(2) as pool:
+        results = list(getattr(pool, method)(go_on_or_wait, items()))
+    assert set(results) == set(range(-2, len(results) - 2))

@@ -108,6 +108,7 @@ class Model:
         self.ready: set[int] = set()
         self.done: Counter[int] = Counter()  # items that the newest generation of a worker has run
         self.worn: set[int] = set()
+        self.late: set[int] = set()
         self.runs: dict[int, ModelRun] = {}
         self.chunks: dict[int, ModelChunk] = {}
 
@@ -162,7 +163,14 @@ class Model:
         self.ready.add(worker_id)
         self.done[worker_id] = 0
         self.worn.discard(worker_id)
+        self.late.discard(worker_id)
         self.perform(self.scheduler.ready(worker_id))
+
+    def note_late(self, worker_id: int) -> None:
+        """Find that a worker was silent for too long; it is late if it has something, and another could do it."""
+        if self.has_chunks(worker_id) and self.ready - self.late - {worker_id}:
+            self.late.add(worker_id)
+        self.perform(self.scheduler.late(worker_id))
 
     def wear(self, worker_id: int) -> None:
         """Let a worker say that it has too much memory."""
@@ -192,6 +200,7 @@ class Model:
         chunk.told.update(range(first, first + count))
         self.keep(run, start, end - start)
         self.done[chunk.worker_id] += count
+        self.late.discard(chunk.worker_id)
         cancelled_by_it = failed and run.fail_fast
         if done:
             del self.chunks[chunk_id]
@@ -308,6 +317,7 @@ class Model:
         assert not run.finished, "sent after the run was finished"
         assert send.worker_id in self.ready, "sent to a worker that is not there"
         assert send.worker_id not in self.worn, "sent to a worker that starts nothing more"
+        assert send.worker_id not in self.late or run.pinned is not None, "sent to a worker that is late"
         assert send.slot not in in_use, "two chunks in one slot"
         assert 0 <= send.slot < SLOTS, "no such slot"
         assert send.size > 0, "sent nothing"
@@ -369,7 +379,7 @@ class Model:
         assert (chunk.worker_id, chunk.slot) == (action.worker_id, action.slot), "another chunk than it seems"
         if not chunk.run.cancelled:
             oldest = next(number for number, other in self.chunks.items() if other.worker_id == chunk.worker_id)
-            assert self.ready - busy, "taken back although all have work"
+            assert self.ready - busy or chunk.worker_id in self.late, "taken back although all have work"
             assert not chunk.taken_back, "taken back twice"
             assert action.keep < chunk.count, "taken back nothing"
             assert action.keep > chunk.begun or oldest != action.chunk, "nothing left to go on with"

@@ -22,6 +22,7 @@ class SchedulerMachine(RuleBasedStateMachine):
     @initialize(workers=WORKERS, ready=st.booleans(), most_items=st.none() | st.integers(1, 12))
     def begin(self, *, workers: int, ready: bool, most_items: int | None) -> None:
         """Make a pool, its workers there or still starting, recycled or not."""
+        most_items = most_items if self.counts_begun else None  # what does not count, does not recycle either
         self.model = Model(workers, most_items, counts_begun=self.counts_begun)
         if ready:
             for worker_id in range(workers):
@@ -74,6 +75,16 @@ class SchedulerMachine(RuleBasedStateMachine):
         """Cancel any run, also one that is over."""
         self.model.cancel(data.draw(st.sampled_from(list(self.model.runs.values())), label="run"))
 
+    @precondition(lambda self: self.model.ready)
+    @rule(data=st.data())
+    def note_silence(self, *, data: st.DataObject) -> None:
+        """Hear nothing for too long of a worker, or of all of them."""
+        worker_id = data.draw(st.none() | st.sampled_from(sorted(self.model.ready)), label="worker")
+        if worker_id is None:
+            self.model.perform(self.model.scheduler.waited())
+        else:
+            self.model.note_late(worker_id)
+
     @precondition(lambda self: len(self.model.ready) < len(self.model.scheduler.workers))
     @rule(data=st.data())
     def worker_ready(self, *, data: st.DataObject) -> None:
@@ -81,7 +92,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         missing = set(range(len(self.model.scheduler.workers))) - self.model.ready
         self.model.make_ready(data.draw(st.sampled_from(sorted(missing)), label="worker"))
 
-    @precondition(lambda self: self.model.chunks)
+    @precondition(lambda self: self.model.chunks and self.counts_begun)
     @rule(data=st.data(), elsewhere=st.booleans())
     def wear_worker(self, *, data: st.DataObject, elsewhere: bool) -> None:
         """Let a worker have too much memory, mostly one that has items."""
