@@ -22,7 +22,7 @@ def spawn(connection: socket.socket, entry: str) -> WorkerProcess:
     boot = ["-c", BOOT, entry, str(fd), str(os.getpid()), str(len(path)), *path, *arguments()]
     ours, reporter = private_socketpair()
     try:
-        with sigint_blocked():
+        with interrupts_blocked():
             process = subprocess.Popen(  # noqa: S603
                 [_executable(), *flags, *boot],
                 stdin=subprocess.DEVNULL,
@@ -44,9 +44,13 @@ def _executable() -> str:
 
 
 @contextlib.contextmanager
-def sigint_blocked() -> Iterator[None]:
-    """Let a new process start with SIGINT blocked: Ctrl-C may not end it before it can ignore it."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+def interrupts_blocked() -> Iterator[None]:
+    """Let a new process start with SIGINT and SIGTERM blocked.
+
+    Ctrl-C may not end it before it can ignore it; SIGTERM would be lost where Python, after a fork, forgets what the
+    handlers of the caller have not got to.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
     try:
         yield
     finally:

@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from poolinject._transport.private_files import close_private, private_socketpair, shared_with_fork
 from poolinject.backends import _servers
 from poolinject.backends._boot import UNKNOWN, WORKER_ENTRY, become_worker, fork
-from poolinject.backends._interpreter import sigint_blocked, spawn
+from poolinject.backends._interpreter import interrupts_blocked, spawn
 from poolinject.backends._worker_process import WorkerProcess, watch
 from poolinject.errors import BackendUnavailableError
 
@@ -57,7 +57,7 @@ def _fork(connection: socket.socket) -> WorkerProcess:
     ours, reporter = private_socketpair()
     fd = connection.fileno()
     try:
-        with sigint_blocked():
+        with interrupts_blocked():
             with shared_with_fork(fd):
                 pid = fork()
                 if pid == 0:

@@ -218,6 +218,18 @@ def test_without_waitid_and_pidfd_all_works_the_same(method: str, monkeypatch: p
     assert vanishes(worker.process.pid)
 
 
+def test_sigterm_right_after_the_start_is_not_lost(method: str) -> None:
+    """Also where the caller has a handler, which a fork inherits before it lets go of it."""
+    before = signal.signal(signal.SIGTERM, lambda *_: None)
+    try:
+        for _ in range(10):
+            worker = Started(method)
+            worker.process.kill(signal.SIGTERM)
+            assert worker.end() == -signal.SIGTERM
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def test_children_of_the_user_are_not_reaped(method: str) -> None:
     """Only workers are waited for; the user still gets the exit code of a child of theirs."""
     child = subprocess.Popen([sys.executable, "-S", "-c", "raise SystemExit(7)"])
