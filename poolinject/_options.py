@@ -41,7 +41,7 @@ def at_least_one(name: str, count: int | None) -> int | None:
     return None if count is None else _count(name, count)
 
 
-def limits(items: int | None, memory: int | None, backend: object, capabilities: Capabilities) -> Limits:
+def limits(items: int | None, memory: int | None, backend: str, capabilities: Capabilities) -> Limits:
     """Check what a worker may do before it is recycled, and that the backend can do that."""
     for name, value in (("max_items_per_worker", items), ("max_worker_memory", memory)):
         if at_least_one(name, value) is not None and not capabilities.recycles:

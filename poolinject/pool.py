@@ -94,6 +94,7 @@ class InjectedPool(AsyncMethods):
         name: str = "poolinject",
     ) -> None:
         made = make_backend(backend, start_method)
+        self._backend_name = backend if isinstance(backend, str) else type(backend).__name__
         replacements = _options.overrides(overrides)
         by_reference = made.capabilities.shares_memory
         application = _options.application(app, made.capabilities)
@@ -102,14 +103,13 @@ class InjectedPool(AsyncMethods):
             workers=_options.workers(workers, made.capabilities),
             warm=_options.warm(warm),
             max_in_flight=_options.at_least_one("max_in_flight", max_in_flight),
-            limits=_options.limits(max_items_per_worker, max_worker_memory, backend, made.capabilities),
+            limits=_options.limits(max_items_per_worker, max_worker_memory, self._backend_name, made.capabilities),
             cleanup_timeout=_options.seconds("cleanup_timeout", cleanup_timeout),
             handle_signals=handle_signals,
             repr_items=repr_items,
             name=str(name),
             async_backend=_options.async_backend(async_backend),
         )
-        self._backend_name = backend if isinstance(backend, str) else type(backend).__name__
         self._engine = Engine(made, functions, options)
         self._name = options.name
         self._pid = os.getpid()
