@@ -110,7 +110,7 @@ class Dispatcher:
 
     def look_at_balance(self, *, heard: bool) -> None:
         """Note whether workers were heard of; where none was for a while, idle ones get what waits at others."""
-        if self._silence.is_general(heard=heard) and is_uneven(self.scheduler.workers):
+        if self._silence.note(heard=heard) and is_uneven(self.scheduler.workers):
             self._perform(self.scheduler.waited())
 
     def look(self) -> float:

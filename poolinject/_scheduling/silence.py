@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     from poolinject._scheduling.state import WorkerState
 
-LATE = 2  # times what its chunk should take, or may be kept for: after such a silence a worker is late
+LATE = 2  # times what an item should take, or its outcome may be kept for: after such a silence a worker is late
 UNEVEN_SECONDS = 0.02  # for which one worker has nothing to do and another more than it seems, or one is late
 
 
@@ -30,8 +30,8 @@ class Silence:
         """A worker was heard of, or had nothing to say before."""
         self._since[worker_id] = time.monotonic()
 
-    def is_general(self, *, heard: bool) -> bool:
-        """Tell whether nobody has said anything for a while; *heard*: somebody just has."""
+    def note(self, *, heard: bool) -> bool:
+        """Note whether anybody was heard of just now; give whether nobody was for a while."""
         now = time.monotonic()
         if heard:
             self._heard_at = now
@@ -48,8 +48,8 @@ class Silence:
         for worker in workers if len(workers) > 1 else ():
             if worker.late or not worker.chunks:
                 continue
-            oldest = next(iter(worker.chunks.values()))
-            longest = max(oldest.seconds, patience(oldest.run.id))
+            run = next(iter(worker.chunks.values())).run
+            longest = max(run.chunking.estimate(1), patience(run.id))
             left = self._since[worker.id] + LATE * longest + UNEVEN_SECONDS - now
             if left <= 0:
                 late.append(worker.id)

@@ -26,10 +26,13 @@ def make_backend(backend: str | Backend, start_method: str | None) -> Backend:
 
     Raises:
         TypeError: If it is neither a name nor a backend.
-        ValueError: If the name is not known, or *start_method* is given to a backend that starts no process.
+        ValueError: If the name is not known, or *start_method* is for one that starts no process or was made.
         BackendUnavailableError: If the library that it needs is not installed.
     """
     if isinstance(backend, Backend):
+        if start_method is not None:
+            message = f"start_method {start_method!r} is of use only with backend='process', not with one that was made"
+            raise ValueError(message)
         return backend
     if not isinstance(backend, str):
         message = f"backend must be a name or a Backend, not {backend!r}"

@@ -11,6 +11,7 @@ import pytest
 from fastapi import Request
 
 from poolinject import Depends, InjectedPool, LifetimeError, PlanError, PoolInjectError, TransportError
+from poolinject.backends.inline import InlineBackend
 from tests.conftest import Kind
 
 PATIENCE = 15.0
@@ -34,6 +35,7 @@ def echo(item: Any) -> Any:
         ({"backend": ["process"]}, TypeError, "backend"),
         ({"start_method": "forked"}, ValueError, "start_method 'forked' is not one of 'forkserver', 'spawn', 'fork'"),
         ({"start_method": "fork", "backend": "thread"}, ValueError, "start_method"),
+        ({"start_method": "fork", "backend": InlineBackend()}, ValueError, "start_method"),
         ({"lifetimes": {echo: "forever"}}, ValueError, "'forever' is not one of"),
         ({"lifetimes": [echo]}, TypeError, "lifetimes must be a mapping"),
         ({"lifetimes": {"echo": "pool"}}, TypeError, "lifetimes"),
