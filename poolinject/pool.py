@@ -110,6 +110,7 @@ class InjectedPool(AsyncMethods):
             name=str(name),
             async_backend=_options.async_backend(async_backend),
         )
+        made.claim(options.name)
         self._engine = Engine(made, functions, options)
         self._name = options.name
         self._pid = os.getpid()

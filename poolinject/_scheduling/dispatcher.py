@@ -163,9 +163,9 @@ class Dispatcher:
         """A worker can take chunks."""
         self._perform(self.scheduler.ready(worker_id))
 
-    def worn(self, worker_id: int) -> None:
-        """A worker has too much memory."""
-        self._perform(self.scheduler.worn(worker_id))
+    def wind_down(self, worker_id: int) -> None:
+        """A worker is to get nothing more."""
+        self._perform(self.scheduler.wind_down(worker_id))
 
     def is_busy(self, worker_id: int) -> bool:
         """Tell whether a worker has items."""

@@ -15,7 +15,7 @@ from poolinject._scheduling.endings import Endings
 from poolinject._scheduling.recycling import Limits, Wear
 from poolinject._scheduling.shutdown import Shutdown
 from poolinject._transport.messages import FromWorker, Limit, Load, Ready, Results, Returned, Stopped, Warm, Worn
-from poolinject.backends.base import Gone, Joined, WorkerInfo
+from poolinject.backends.base import Gone, Joined, Leaving, WorkerInfo
 from poolinject.errors import BackendUnavailableError, PoolClosedError, WorkerLostError
 
 if TYPE_CHECKING:
@@ -200,7 +200,7 @@ class Driver:
                 after, self.after_step = self.after_step, None
                 after()
 
-    def _follow(self, worker_id: int, message: FromWorker | Gone | Joined) -> None:
+    def _follow(self, worker_id: int, message: FromWorker | Gone | Joined | Leaving) -> None:
         match message:
             case Results():
                 self._failed_starts = 0.0
@@ -213,6 +213,9 @@ class Driver:
                 self._on_worn(worker_id, message)
             case Stopped():
                 self._endings.stopped(worker_id, message)
+            case Leaving():
+                self._endings.expect(worker_id)
+                self.dispatcher.wind_down(worker_id)
             case Gone():
                 self._on_gone(worker_id, message)
             case Joined():
@@ -234,7 +237,7 @@ class Driver:
         self._no_longer_starting(worker_id)
 
     def _on_worn(self, worker_id: int, message: Worn) -> None:
-        self.dispatcher.worn(worker_id)
+        self.dispatcher.wind_down(worker_id)
         try:
             self._wear.note(worker_id, message)
         except RuntimeWarning as warning:

@@ -49,9 +49,17 @@ class Endings:
             return
         if self._kills:
             self._force(worker_id, self._ending.setdefault(worker_id, Ending("kill", 0.0)), "kill")
-        elif worker_id not in self._ending:
+            return
+        ending, deadline = self._ending.get(worker_id), time.monotonic() + self._cleanup_timeout
+        if ending is None:
             self._backend.send(worker_id, Stop())
-            self._ending[worker_id] = Ending("cleanup", time.monotonic() + self._cleanup_timeout)
+            self._ending[worker_id] = Ending("cleanup", deadline)
+        else:  # it may be one that ends by itself
+            ending.deadline = min(ending.deadline, deadline)
+
+    def expect(self, worker_id: int) -> None:
+        """A worker ends by itself, and has a bound of its own until it is told to, as well."""
+        self._ending.setdefault(worker_id, Ending("cleanup", math.inf))
 
     def begin_all(self) -> None:
         """Tell every worker."""

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from typing import TypeAlias
 
 from poolinject._scheduling.state import ChunkState, WorkerState
+
+Rest: TypeAlias = Callable[[ChunkState, range], Iterable[tuple[int, int, int]]]
+"""Gives, for a chunk and what is lost of it, what goes to other workers, as in ``RunState.again``."""
 
 
 def lost_items(

@@ -10,7 +10,7 @@ import math
 from collections import Counter, OrderedDict
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 
-from poolinject._scheduling.losses import keep_alone, lost_alone, lost_items, not_lost, pieces
+from poolinject._scheduling.losses import Rest, keep_alone, lost_alone, lost_items, not_lost, pieces
 from poolinject._scheduling.placing import LONG_SECONDS, taken_back, taken_from_late, worker_for
 from poolinject._scheduling.retries import Retry
 from poolinject._scheduling.state import (
@@ -95,8 +95,8 @@ class Scheduler:
         worker.ready, worker.vacant, worker.late, worker.room = True, False, False, self._most_items
         return self._fill()
 
-    def worn(self, worker_id: int) -> list[Action]:
-        """A worker has too much memory: it starts no further item and answers all it has."""
+    def wind_down(self, worker_id: int) -> list[Action]:
+        """A worker is to get nothing more, since it has too much memory or is sent away; it answers all it has."""
         self.workers[worker_id].room = -math.inf
         return self._recycle(self.workers[worker_id])
 
@@ -196,25 +196,26 @@ class Scheduler:
         worker = self.workers[worker_id]
         worker.ready = False
         actions: list[Action] = []
+        rest: Rest = pieces if begun_up_to is None else not_lost
         lost = lost_alone(worker) if begun_up_to is None else lost_items(worker, begun_up_to, suspect)
         for chunk in list(worker.chunks.values()):
             self._close(worker, chunk)
             if begun_up_to is not None:
                 keep_alone(chunk, begun_up_to.get(chunk.slot) or 0)
-            actions += self._lose(worker, chunk, lost.get(chunk.id, range(0)), (delays or {}).get(chunk.id))
+            actions += self._lose(worker.id, chunk, lost.get(chunk.id, range(0)), (delays or {}).get(chunk.id), rest)
         return actions + self._fill()
 
-    def _lose(self, worker: WorkerState, chunk: ChunkState, lost: range, delay: float | None) -> list[Action]:
-        """Fail the lost items of a chunk, unless they are to be tried again; keep the others for another worker."""
+    def _lose(self, worker_id: int, chunk: ChunkState, lost: range, delay: float | None, rest: Rest) -> list[Action]:
+        """Fail the lost items of a chunk, unless they are to be tried again; keep the rest for another worker."""
         run, actions, attempt = chunk.run, list[Action](), chunk.attempt
         delay = None if run.cancelled else delay
         for index in (chunk.start + place for place in lost if not chunk.knows(place)):
-            actions.append(Lose(run.id, index, worker.id, attempt, delay))
+            actions.append(Lose(run.id, index, worker_id, attempt, delay))
             actions += self._emit(run, index, 1) if delay is None else [self._later(run, index, attempt, delay)]
         if lost and delay is None and run.fail_fast:
             actions += self.cancel(run.id)
         if not run.cancelled:
-            run.again.extend(not_lost(chunk, lost) if self._counts_begun else pieces(chunk, lost))
+            run.again.extend(rest(chunk, lost))
             self._offer(run)
         return actions + self._finished(run)
 

@@ -55,6 +55,7 @@ class HostedWorker:
         self._orders: dict[int, tuple[Order, tuple[int, ...]]] = {}  # the same
         self._owed = 1  # answers: that it is ready
         self._outgoing: list[Buffer] = []
+        self._unheard: deque[Reply] = deque()  # answers that the caller may not have got
         self._control = private_control()
         self._chunks: dict[int, int] = {}  # the newest in each slot
         self._newest = -1
@@ -71,12 +72,13 @@ class HostedWorker:
         self._thread.start()
         threading.Thread(target=self._watch_lease, name=f"{name} lease", daemon=True).start()
 
-    def exchange(self, number: int, data: bytes, hold: float) -> Reply:
+    def exchange(self, number: int, heard: int, data: bytes, hold: float) -> Reply:
         """Hand frames over; wait until there is something to say, nothing to wait for, or for *hold* seconds.
 
-        One call waits at a time, the one that came last: each keeps a thread that others may need.
+        One call waits at a time, the one that came last: each keeps a thread that others may need. *heard* is how
+        many answers the caller has got.
         """
-        self.touch()
+        self.touch(heard)
         with self._changed:
             self._early[number] = data
             while self._next in self._early:
@@ -141,6 +143,17 @@ class HostedWorker:
             self._thread.join(JOIN_SECONDS)
         return reply
 
+    def unheard(self) -> list[Reply]:
+        """Give every answer that the caller may not have got, each once: for where calls reach it no longer."""
+        with self._changed:
+            if self._over and self._last is None:
+                self._last = self._take()
+            elif self._outgoing:
+                self._take()
+            replies = list(self._unheard)
+            self._unheard.clear()
+            return replies
+
     def when_over(self, call: Callable[[], None]) -> None:
         """Have a function called at the end, on any thread; at once where that has come."""
         with self._changed:
@@ -154,14 +167,18 @@ class HostedWorker:
         with self._changed:
             self._end(at_once=False)
 
-    def touch(self) -> None:
-        """The caller is there."""
+    def touch(self, heard: int = 0) -> None:
+        """The caller is there, and has got so many answers."""
         self._heard_at = time.monotonic()
+        with self._changed:
+            while self._unheard and self._unheard[0].number < heard:
+                self._unheard.popleft()
 
     def _take(self) -> Reply:
         frames, self._outgoing = b"".join(self._outgoing), []
+        self._unheard.append(Reply(self._replies, frames, self._over))
         self._replies += 1
-        return Reply(self._replies - 1, frames, self._over)
+        return self._unheard[-1]
 
     def _push(self, frame: tuple[int, Buffer]) -> None:
         self._inbox.append(frame)

@@ -8,14 +8,17 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal
 
 from poolinject._transport import wire
 from poolinject._transport.frames import FrameReader
 from poolinject._transport.messages import Cancel, Chunk, FromWorker, Ready, Results, Setup, Stop, ToWorker, Warm
+from poolinject._transport.picklers import send_by_value
 from poolinject._transport.waker import Waker
-from poolinject.backends.base import Backend, Capabilities, Gone, Joined
+from poolinject.backends.base import Backend, Capabilities, Gone, Joined, Leaving
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -23,9 +26,10 @@ if TYPE_CHECKING:
     from poolinject._worker.hosted import Order, Reply
     from poolinject.markers import AsyncBackend
 
-    Heard = tuple[int, FromWorker | Gone | Joined]
+    Heard = tuple[int, FromWorker | Gone | Joined | Leaving]
 
 HOLD_SECONDS = 10.0  # for which a call waits for something to say, until it is renewed
+UNSEEN = Gone(None, None)  # nobody knows how, nor at what it was
 LEASE_SHARE = 4  # a caller that has nothing to say says so this often within a lease
 
 
@@ -46,6 +50,7 @@ class Seat:
     chunks: dict[int, int] = field(default_factory=dict)  # the newest in each slot
     replies: dict[int, Reply] = field(default_factory=dict)  # which have overtaken something
     next_reply: int = 0
+    leaving: bool = False  # it does what it was handed, gets nothing more, and says by itself how that went
     ended: bool = False
 
 
@@ -59,6 +64,15 @@ class RemoteBackend(Backend):
         self._events: deque[Callable[[], list[Heard]]] = deque()  # what carriers have to tell, for the driver's thread
         self._waker: Waker | None = None
         self._closed = False
+
+    @staticmethod
+    def _send_by_value(modules: object) -> None:
+        given = list(modules) if isinstance(modules, Iterable) and not isinstance(modules, str) else [modules]
+        for module in given:
+            if not isinstance(module, ModuleType):
+                message = f"by_value must be modules in a list, not {module!r}: import it and give what that gives"
+                raise TypeError(message)
+            send_by_value(module)
 
     def start(self, pool_name: str, workers: int, preload: Sequence[str], async_backend: AsyncBackend) -> int:  # noqa: ARG002
         """Connect, and take places for workers; what goes wrong leaves nothing behind."""
@@ -103,6 +117,10 @@ class RemoteBackend(Backend):
         """An answer has come."""
         self._post(lambda: self._on_reply(seat, reply, is_call=is_call))
 
+    def _part(self, seat: Seat) -> None:
+        """A worker is being sent away."""
+        self._post(lambda: self._on_parting(seat))
+
     def _end(self, seat: Seat, error: BaseException | None = None) -> None:
         """A worker is gone; an *error* says that it could never be had."""
         self._post(lambda: self._on_end(seat, error))
@@ -124,7 +142,8 @@ class RemoteBackend(Backend):
                 return 0
             case Stop():
                 self._flush(seat)
-                self._control(seat, "stop")
+                if not seat.leaving:
+                    self._control(seat, "stop")
                 return 0
             case Chunk():
                 seat.chunks[message.slot] = message.id
@@ -139,7 +158,7 @@ class RemoteBackend(Backend):
         return sum(map(len, buffers))
 
     def _flush(self, seat: Seat) -> None:
-        if seat.is_urgent or (seat.owed and not seat.under_way):
+        if not seat.leaving and (seat.is_urgent or (seat.owed and not seat.under_way)):
             parts, number = seat.gathered, seat.calls
             seat.gathered, seat.is_urgent = [], False
             seat.calls += 1
@@ -160,7 +179,7 @@ class RemoteBackend(Backend):
 
     def _on_reply(self, seat: Seat, reply: Reply, *, is_call: bool) -> list[Heard]:
         seat.under_way -= is_call
-        if seat.ended:
+        if seat.ended or reply.number < seat.next_reply:
             return []
         worker_id = seat.setup.worker_id
         heard: list[Heard] = []
@@ -172,16 +191,22 @@ class RemoteBackend(Backend):
                 seat.owed -= isinstance(message, Ready) or (isinstance(message, Results) and message.done)
                 heard.append((worker_id, message))
             if next_reply.over:
-                return [*heard, *self._on_end(seat, None)]
+                return [*heard, *self._on_end(seat, None, Gone(0, {}))]  # it was at nothing
         return heard
 
-    def _on_end(self, seat: Seat, error: BaseException | None) -> list[Heard]:
+    def _on_parting(self, seat: Seat) -> list[Heard]:
+        if seat.ended or seat.leaving:
+            return []
+        seat.leaving = True
+        return [(seat.setup.worker_id, Leaving())]
+
+    def _on_end(self, seat: Seat, error: BaseException | None, gone: Gone = UNSEEN) -> list[Heard]:
         if seat.ended:
             return []
         seat.ended = True
         if error is not None:
             return [(seat.setup.worker_id, Ready(error))]
-        return [(seat.setup.worker_id, Gone(None, None))]
+        return [(seat.setup.worker_id, gone)]
 
     def _join(self, seat: Seat) -> list[Heard]:
         """A worker has been found for a slot, a new one or one whose worker had gone."""

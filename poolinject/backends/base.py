@@ -60,6 +60,11 @@ class WorkerInfo:
 
 
 @dataclass(frozen=True, slots=True)
+class Leaving:
+    """A worker is being ended from outside: it does what it was handed and closes its scopes by itself."""
+
+
+@dataclass(frozen=True, slots=True)
 class Joined:
     """There is a worker in a slot, a new one or one whose worker had gone without being replaced; it sends ``Ready``.
 
@@ -92,6 +97,20 @@ class Backend(ABC):
     """
 
     capabilities: Capabilities
+    _served: str | None = None
+
+    def claim(self, pool_name: str) -> None:
+        """Serve a pool from now on.
+
+        Raises:
+            ValueError: If it serves one, or did.
+        """
+        if self._served is not None:
+            message = (
+                f"this {type(self).__name__} belongs to pool {self._served!r}: make another one for pool {pool_name!r}"
+            )
+            raise ValueError(message)
+        self._served = pool_name
 
     @property
     def name(self) -> str:
@@ -117,7 +136,7 @@ class Backend(ABC):
         """
 
     @abstractmethod
-    def receive(self, timeout: float | None) -> Sequence[tuple[int, FromWorker | Gone | Joined]]:
+    def receive(self, timeout: float | None) -> Sequence[tuple[int, FromWorker | Gone | Joined | Leaving]]:
         """Wait for messages, for *timeout* seconds or until ``wake``, and give what has come."""
 
     @abstractmethod

@@ -12,15 +12,14 @@ import itertools
 import logging
 import os
 import secrets
-import threading
-from concurrent.futures import wait
+import time
+from concurrent.futures import CancelledError, wait
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from poolinject._transport.messages import Setup
-from poolinject._transport.picklers import send_by_value
-from poolinject._worker.hosted import LEASE_SECONDS, HostedWorker, Order, Reply
-from poolinject.backends._remote import HOLD_SECONDS, LEASE_SHARE, RemoteBackend, Seat
+from poolinject._worker.hosted import LEASE_SECONDS, Order, Reply
+from poolinject.backends._remote import LEASE_SHARE, RemoteBackend, Seat
 from poolinject.errors import BackendUnavailableError, PoolInjectError
 
 try:
@@ -29,83 +28,22 @@ try:
 except ImportError as error:  # it cannot be used then
     raise BackendUnavailableError("dask", "pip install 'poolinject[dask]'") from error
 
+from poolinject.backends._dask_hosting import PoolPlugin, control, exchange, touch
+
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Sequence
     from concurrent.futures import Future
     from types import ModuleType
 
 START_SECONDS = 60.0  # for a first worker of the cluster to be there, and for the library to answer
-LAST_WORDS_SECONDS = 2.0  # for a worker that the cluster has sent away to close its scopes and to say how that went
-CLOSE_SECONDS = 60.0  # for a worker that Dask sends away to end its item and to close its scopes
+SILENCE_SECONDS = 5.0  # without a sign of life, until a worker that is being sent away counts as gone
+LOOK_SECONDS = 0.1
 LARGE = 1 << 20  # bytes that do not go through the scheduler
 TERMINATE_SECONDS = 2.0  # for the news that a worker is not to be waited for
+HAVE_PORTS = ("tcp", "tls", "ws", "wss")  # protocols of which an address can be looked into
+PRIORITY = 1_000_000  # of a call before the tasks of others that wait for a thread, which it leaves to them at once
 ORDER_SECONDS = 0.1  # between two tries
 ORDER_TRIES = 5  # for an order whose way has not said that it arrived
-_hosted: dict[tuple[str, str, Setup], HostedWorker] = {}  # in worker processes, until their pool has gone
-_finding = threading.Lock()
-
-
-class PoolPlugin(distributed.WorkerPlugin):  # type: ignore[misc]  # distributed has no annotations
-    """The workers of a pool in a Dask worker process; taken away, it closes them."""
-
-    def __init__(self, token: str) -> None:
-        self.token, self.name = token, f"poolinject-{token}"
-
-    async def teardown(self, worker: Any) -> None:
-        """Close what is open, and tell the caller how that went; the event loop goes on."""
-        for key in [key for key in _hosted if key[:2] == (self.token, worker.address)]:
-            hosted = _hosted.pop(key)
-            hosted.stop()
-            if not hosted.terminated:  # whoever terminates waits for nothing
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(_end_of(hosted), CLOSE_SECONDS)
-            worker.log_event(self.name, (worker.address, *hosted.last_words(0)))
-
-
-def _find(token: str, address: str, setup: Setup) -> HostedWorker:
-    """Give the worker, made by whichever call comes first."""
-    with _finding:
-        key = token, address, setup
-        if key not in _hosted:
-            _hosted[key] = HostedWorker(setup)
-        return _hosted[key]
-
-
-async def _end_of(hosted: HostedWorker) -> None:
-    """Wait for the end of a worker without a thread that waits."""
-    loop, over = asyncio.get_running_loop(), asyncio.Event()
-
-    def tell() -> None:
-        loop.call_soon_threadsafe(over.set)
-
-    hosted.when_over(tell)
-    await over.wait()
-
-
-def exchange(token: str, setup: Setup, number: int, data: bytes) -> Reply:
-    """Call the worker; runs in a task, which leaves its slot to the next call: that may bring more to do meanwhile."""
-    distributed.secede()
-    return _find(token, distributed.get_worker().address, setup).exchange(number, data, HOLD_SECONDS)
-
-
-async def control(
-    token: str, setup: Setup, numbered: tuple[int, Order, tuple[int, ...]], dask_worker: Any
-) -> Reply | Literal["done"]:
-    """Have the worker do something at once; runs on the Dask worker's event loop, beside tasks."""
-    number, order, arguments = numbered
-    hosted = _find(token, dask_worker.address, setup)
-    hosted.control(number, order, *arguments)
-    if order != "stop":
-        return "done"
-    await _end_of(hosted)
-    return hosted.last_words(0)
-
-
-def touch(token: str, dask_worker: Any) -> None:
-    """The caller is there."""
-    for (other, address, _), hosted in list(_hosted.items()):
-        if (other, address) == (token, dask_worker.address):
-            hosted.touch()
 
 
 class CommandWorker(SubprocessWorker):  # type: ignore[misc]
@@ -126,7 +64,9 @@ class DaskBackend(RemoteBackend):
         by_value: Modules that are not installed on the workers; what they define is sent along.
     """
 
-    def __init__(self, address: str | None = None, *, client: Any = None, by_value: Sequence[ModuleType] = ()) -> None:
+    def __init__(
+        self, address: str | None = None, *, client: Any = None, by_value: ModuleType | Sequence[ModuleType] = ()
+    ) -> None:
         super().__init__()
         if address is not None and client is not None:
             message = "give DaskBackend an address or a client, not both"
@@ -134,6 +74,11 @@ class DaskBackend(RemoteBackend):
         if client is not None and not isinstance(client, distributed.Client):
             message = f"client must be a distributed.Client, not {client!r}"
             raise TypeError(message)
+        if client is not None and client.scheduler is None:
+            message = f"client is closed: {client!r}"
+            raise ValueError(message)
+        if address is not None:
+            _check_address(address)
         self._address, self._their_client = address, client
         self._token = secrets.token_hex(8)
         self._cluster: Any = None
@@ -141,10 +86,11 @@ class DaskBackend(RemoteBackend):
         self._calls = itertools.count()
         self._doing: set[Future[None]] = set()
         self._terminating: list[Future[None]] = []
+        self._parting: dict[Seat, float] = {}  # those being sent away, and when they were last heard of
         self._most = 0
         self._setup = Setup(0, 0, "")
-        for module in by_value:
-            send_by_value(module)
+        self._is_registered = False
+        self._send_by_value(by_value)
 
     def _take_places(self, setup: Setup, workers: int) -> None:
         """Take a worker for each that the cluster has, up to the number asked for."""
@@ -154,6 +100,7 @@ class DaskBackend(RemoteBackend):
             wanted = 1 if self._cluster is None else len(self._cluster.worker_spec)
             self._client.wait_for_workers(wanted, timeout=START_SECONDS)
             self._client.register_plugin(PoolPlugin(self._token))
+            self._is_registered = True
             self._client.subscribe_topic("all", self._on_event)
             self._client.subscribe_topic(f"poolinject-{self._token}", self._on_last_words)
             pids = self._client.run(os.getpid)
@@ -203,25 +150,23 @@ class DaskBackend(RemoteBackend):
     # the carrier
 
     def _call(self, seat: Seat, number: int, parts: list[Any]) -> None:
-        self._do(self._carry(seat, number, b"".join(parts)))
+        self._do(self._carry(seat, number, seat.next_reply, b"".join(parts)))
 
-    async def _carry(self, seat: Seat, number: int, data: bytes) -> None:
+    async def _carry(self, seat: Seat, number: int, heard: int, data: bytes) -> None:
         try:
-            options = {"workers": [seat.address], "allow_other_workers": False}
+            options = {"workers": [seat.address], "allow_other_workers": False, "priority": PRIORITY}
             parcel = data if len(data) < LARGE else await self._client.scatter(data, workers=[seat.address], hash=False)
             key = f"poolinject-{self._token}-{next(self._calls)}"
             call = self._client.submit(
-                exchange, self._token, seat.setup, number, parcel, key=key, pure=False, retries=0, **options
+                exchange, self._token, seat.setup, number, heard, parcel, key=key, pure=False, retries=0, **options
             )
             seat.handle.add(call)
             try:
                 reply = await call
             finally:
                 seat.handle.discard(call)
-        except asyncio.CancelledError:
-            self._end(seat)
-        except (distributed.KilledWorker, OSError):
-            self._end(seat)
+        except (asyncio.CancelledError, CancelledError, distributed.KilledWorker, OSError):
+            self._end(seat)  # the worker, the scheduler or the connection is gone, or everything was restarted
         except Exception as error:  # noqa: BLE001 - whatever a worker without the library, or with another one, raises
             self._end(seat, _unusable(seat, error))
         else:
@@ -251,7 +196,8 @@ class DaskBackend(RemoteBackend):
         while not self._closed:
             await asyncio.sleep(LEASE_SECONDS / LEASE_SHARE)
             with contextlib.suppress(Exception):  # the next time, perhaps
-                await self._client.run(touch, self._token, on_error="ignore")
+                heard = {seat.address: seat.next_reply for seat in self._seats}
+                await self._client.run(touch, self._token, heard, on_error="ignore")
 
     # the cluster
 
@@ -261,21 +207,40 @@ class DaskBackend(RemoteBackend):
         if news.get("action") == "remove-worker":
             for seat in self._seats:
                 if seat.address == news["worker"] and not seat.ended:
-                    self._do(self._drop(seat, patience=LAST_WORDS_SECONDS if news.get("expected") else 0.0))
+                    if news.get("expected"):
+                        self._hear_parting(seat)
+                    else:
+                        self._do(self._drop(seat))
         elif news.get("action") == "add-worker":
             self._do(self._meet(news["worker"]))
 
-    def _on_last_words(self, event: tuple[float, tuple[Any, ...]]) -> None:
+    def _on_last_words(self, event: tuple[float, tuple[str, list[Any]]]) -> None:
         """Heed what a worker says that ends because its process is to."""
-        _, (address, *words) = event
+        _, (address, replies) = event
         for seat in self._seats:
-            if seat.address == address:
-                self._arrive(seat, Reply(*words), is_call=False)
+            if seat.address == address and not seat.ended:
+                self._hear_parting(seat)
+                for reply in replies:
+                    self._arrive(seat, Reply(*reply), is_call=False)
 
-    async def _drop(self, seat: Seat, patience: float) -> None:
-        """Let go of the calls of a worker that is gone, and look for a spare one; one sent away may say why before."""
-        await asyncio.sleep(patience)
+    def _hear_parting(self, seat: Seat) -> None:
+        """A worker is being sent away, and has given a sign of life."""
+        is_first = seat not in self._parting
+        self._parting[seat] = time.monotonic()
+        if is_first:
+            self._part(seat)
+            self._do(self._see_off(seat))
+
+    async def _see_off(self, seat: Seat) -> None:
+        """Wait for the last words of a worker, as long as it gives signs of life."""
+        while not seat.ended and time.monotonic() - self._parting[seat] < SILENCE_SECONDS:  # noqa: ASYNC110 - a thread ends it
+            await asyncio.sleep(LOOK_SECONDS)
+        await self._drop(seat)
+
+    async def _drop(self, seat: Seat) -> None:
+        """Let go of the calls of a worker that is gone, and look for a spare one."""
         self._end(seat)
+        self._parting.pop(seat, None)
         await self._client.cancel(list(seat.handle))
         for address in await self._client.nthreads():
             await self._meet(address)
@@ -308,12 +273,27 @@ class DaskBackend(RemoteBackend):
             for topic in ("all", f"poolinject-{self._token}"):
                 with contextlib.suppress(Exception):
                     self._client.unsubscribe_topic(topic)
-            with contextlib.suppress(Exception):
-                self._client.unregister_worker_plugin(f"poolinject-{self._token}")
+            if self._is_registered:
+                with contextlib.suppress(Exception):
+                    self._client.unregister_worker_plugin(f"poolinject-{self._token}")
             with contextlib.suppress(Exception):
                 self._client.close(timeout=START_SECONDS)
         if self._cluster is not None:
             self._cluster.close(timeout=START_SECONDS)
+
+
+def _check_address(address: object) -> None:
+    if not isinstance(address, str):
+        message = f"address must be a text such as 'tcp://host:8786', not {address!r}"
+        raise TypeError(message)
+    try:
+        scheme, _ = distributed.comm.parse_address(address)
+        distributed.comm.registry.get_backend(scheme)
+        if scheme in HAVE_PORTS:
+            distributed.comm.get_address_host_port(address)
+    except Exception as error:  # whatever the one for its protocol, if there is one, finds
+        message = f"address {address!r} is not one such as 'tcp://host:8786' ({error})"
+        raise ValueError(message) from error
 
 
 def _unusable(seat: Seat, error: Exception) -> PoolInjectError:

@@ -9,14 +9,15 @@ import contextlib
 import logging
 import math
 import os
+import socket
 import threading
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from poolinject._transport import wire
 from poolinject._transport.messages import Load, Setup, ToWorker
-from poolinject._transport.picklers import send_by_value
 from poolinject._worker.hosted import LEASE_SECONDS, HostedWorker, Order, Reply
 from poolinject.backends._remote import HOLD_SECONDS, LEASE_SHARE, RemoteBackend, Seat
 from poolinject.errors import BackendUnavailableError
@@ -27,10 +28,13 @@ except ImportError as error:  # it cannot be used then
     raise BackendUnavailableError("ray", "pip install 'poolinject[ray]'") from error
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
     from concurrent.futures import Future
     from types import ModuleType
 
+OF_THIS_MACHINE = ("auto", "local")  # addresses that Ray finds, or makes, by itself
+CONNECT_SECONDS = 60.0  # for a cluster to answer
+LOOK_SECONDS = 0.2
 PLACEMENT_SECONDS = 60.0  # for the cluster to find room for an actor and to start it
 STOP_SECONDS = 3600.0  # the longest that a worker may take to close; the pool has a bound of its own
 THREADS = 8  # of an actor
@@ -47,18 +51,18 @@ class HostActor:
         """Give the process and the node that the actor is on."""
         return os.getpid(), ray.get_runtime_context().get_node_id()
 
-    def exchange(self, number: int, *parts: bytes) -> Reply:
+    def exchange(self, number: int, heard: int, *parts: bytes) -> Reply:
         """Call the worker."""
-        return self._hosted.exchange(number, b"".join(parts), HOLD_SECONDS)
+        return self._hosted.exchange(number, heard, b"".join(parts), HOLD_SECONDS)
 
     def control(self, number: int, order: Order, arguments: tuple[int, ...]) -> Reply | None:
         """Do at once what the caller wants."""
         self._hosted.control(number, order, *arguments)
         return self._hosted.last_words(STOP_SECONDS) if order == "stop" else None
 
-    def touch(self) -> None:
-        """The caller is there."""
-        self._hosted.touch()
+    def touch(self, heard: int) -> None:
+        """The caller is there, and has got so many answers."""
+        self._hosted.touch(heard)
 
 
 class RayBackend(RemoteBackend):
@@ -75,17 +79,28 @@ class RayBackend(RemoteBackend):
         self,
         address: str | None = None,
         *,
-        by_value: Sequence[ModuleType] = (),
+        by_value: ModuleType | Sequence[ModuleType] = (),
         resources: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
+        if address is not None and not isinstance(address, str):
+            message = f"address must be a text such as 'host:6379' or 'auto', not {address!r}"
+            raise TypeError(message)
+        if address is not None and address not in OF_THIS_MACHINE and _place_of(address) is None:
+            message = f"address {address!r} is not one such as 'host:6379', 'ray://host:10001', 'auto' or 'local'"
+            raise ValueError(message)
+        if resources is not None and not isinstance(resources, Mapping):
+            message = f"resources must be options of an actor by name, say {{'num_gpus': 1}}, not {resources!r}"
+            raise TypeError(message)
+        if "name" in (resources or {}):
+            message = f"resources cannot have a name ({resources!r}): no two actors may have the same"
+            raise ValueError(message)
         self._address, self._resources = address, {"num_cpus": 1, **(resources or {})}
         self._owns_connection = False
         self._shared: dict[int, Any] = {}  # large functions, in the object store
         self._placing: dict[Seat, float] = {}  # since when
         self._ended = threading.Event()
-        for module in by_value:
-            send_by_value(module)
+        self._send_by_value(by_value)
 
     def _take_places(self, setup: Setup, workers: int) -> None:
         """Place the actors; those that find no room within a minute are an error."""
@@ -115,6 +130,7 @@ class RayBackend(RemoteBackend):
             os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # what we start tells nobody
             options |= {"num_cpus": workers or None, "include_dashboard": False}
         try:
+            _wait_for_answer(address)
             ray.init(address=address, **options)
         except ConnectionError as error:
             remedy = f"no Ray cluster answers at {address!r} ({error})"
@@ -178,7 +194,7 @@ class RayBackend(RemoteBackend):
                 arguments += [part, bytearray()]
             else:
                 arguments[-1] += part
-        self._await(seat, seat.handle.exchange.remote(number, *arguments), is_call=True)
+        self._await(seat, seat.handle.exchange.remote(number, seat.next_reply, *arguments), is_call=True)
 
     def _order(self, seat: Seat, number: int, order: Order, arguments: tuple[int, ...]) -> None:
         self._await(seat, seat.handle.control.remote(number, order, arguments), is_call=False)
@@ -211,7 +227,8 @@ class RayBackend(RemoteBackend):
                 if seat.ended:
                     continue
                 with contextlib.suppress(Exception):  # the connection is being closed
-                    self._await(seat, seat.handle.touch.remote(), is_call=False)  # no call is under way while it rests
+                    # no call is under way while it rests
+                    self._await(seat, seat.handle.touch.remote(seat.next_reply), is_call=False)
                 if time.monotonic() - self._placing.get(seat, math.inf) > PLACEMENT_SECONDS:
                     self._end(seat, self._no_place(1, 0))
 
@@ -222,6 +239,36 @@ class RayBackend(RemoteBackend):
             self._abandon(seat)
         if self._owns_connection:
             ray.shutdown()
+
+
+def _place_of(address: str) -> tuple[str, int] | None:
+    """Give host and port, ``None`` where it has none; those of an unknown protocol are not looked into."""
+    scheme, separator, rest = address.rpartition("://")
+    if separator and scheme != "ray":
+        return "", 0
+    host, _, port = rest.rpartition(":")
+    return (host.strip("[]"), int(port)) if host and port.isdecimal() else None
+
+
+def _wait_for_answer(address: str) -> None:
+    """Wait a while until somebody listens there: Ray itself would try for minutes.
+
+    Raises:
+        ConnectionError: If nobody does.
+    """
+    place = _place_of(address)
+    if place is None or not place[0]:
+        return
+    deadline = time.monotonic() + CONNECT_SECONDS
+    while True:
+        try:
+            socket.create_connection(place, timeout=CONNECT_SECONDS).close()
+        except OSError as error:
+            if time.monotonic() > deadline:
+                raise ConnectionError(str(error)) from error
+            time.sleep(LOOK_SECONDS)
+        else:
+            return
 
 
 def _unusable(error: Exception) -> BackendUnavailableError:

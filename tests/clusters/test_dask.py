@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import time
 from collections.abc import Callable, Iterator
 from types import ModuleType
@@ -11,7 +13,7 @@ import pytest
 
 from poolinject import BackendUnavailableError, InjectedPool
 from tests.clusters.conftest import Cluster, available
-from tests.clusters.work import get_engine, use_engine, wait_at_gate
+from tests.clusters.work import get_engine, use_engine, wait_at_gate, wait_with_engine
 
 PATIENCE = 60.0
 LIFETIMES: dict[Any, Any] = {get_engine: "pool"}
@@ -97,6 +99,59 @@ def test_items_of_a_worker_that_is_sent_away_run_elsewhere(small: Any, ledger: M
         assert pool.report.failed == 0
 
 
+def test_an_item_of_a_worker_that_is_sent_away_comes_to_its_end_once(
+    small: Any, ledger: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However long it takes, what it gives is kept, and the worker does not count as lost."""
+    monkeypatch.setattr("poolinject.backends.dask.SILENCE_SECONDS", 2.0)
+    resize(small, 2)
+    with pool_on(small, 2, lifetimes=LIFETIMES) as pool:
+        results = pool.imap_unordered(wait_with_engine, range(6), chunksize=1)
+        ledger.wait_for("begun", 2)
+        left = pool.workers[0]
+        retire(small, str(left.address))
+        wait_until(lambda: pool.workers[0].state == "stopped")
+        time.sleep(2 * 2.0)  # as long as it says that it is there, no silence makes it count as gone
+        assert pool.workers[0].generation == left.generation
+        ledger.note("open")
+        assert len(set(results)) == 6
+        assert ledger.count("begun") == 6
+        assert pool.report.lost_workers == 0
+        report = pool.shutdown()
+    assert {worker.status for worker in report.workers.values()} == {"clean"}
+    ledger.check_balanced()
+
+
+def test_a_worker_that_dies_while_it_is_sent_away_is_noticed_by_its_silence(small: Any, ledger: ModuleType) -> None:
+    """What it was at and had before it runs elsewhere."""
+    resize(small, 2)
+    with pool_on(small, 2) as pool:
+        results = pool.imap_unordered(wait_at_gate, range(6), chunksize=1)
+        ledger.wait_for("begun", 2)
+        left = pool.workers[0]
+        retire(small, str(left.address))
+        wait_until(lambda: pool.workers[0].state == "stopped")
+        os.kill(left.pid, signal.SIGKILL)
+        ledger.note("open")
+        assert sorted(results) == list(range(6))
+        assert pool.report.failed == 0
+
+
+def test_a_cluster_that_is_restarted_costs_no_item(small: Any, ledger: ModuleType) -> None:
+    """Its workers are new ones, which go on."""
+    import distributed  # noqa: PLC0415 - optional
+
+    resize(small, 2)
+    with pool_on(small, 2) as pool:
+        results = pool.imap_unordered(wait_at_gate, range(6), chunksize=1)
+        ledger.wait_for("begun", 2)
+        with distributed.Client(small.scheduler_address, set_as_default=False) as client:
+            client.restart(timeout=PATIENCE)
+        ledger.note("open")
+        assert sorted(results) == list(range(6))
+        assert pool.report.failed == 0
+
+
 def test_a_spare_worker_takes_the_place_of_one_that_is_gone(small: Any) -> None:
     """Where the pool has fewer than the cluster."""
     resize(small, 2)
@@ -168,10 +223,10 @@ def left_on_scheduler(dask_scheduler: Any) -> tuple[list[str], list[str], list[s
 
 def left_on_worker(dask_worker: Any) -> tuple[list[str], list[str]]:
     """Name plugins and workers that are ours."""
-    from poolinject.backends import dask  # noqa: PLC0415 - optional
+    from poolinject.backends import _dask_hosting  # noqa: PLC0415 - optional
 
     plugins = [name for name in dask_worker.plugins if name.startswith("poolinject")]
-    hosted = [str(key) for key in dask._hosted]
+    hosted = [str(key) for key in _dask_hosting._hosted]
     return plugins, hosted
 
 
@@ -214,6 +269,37 @@ def test_what_is_no_client_is_refused() -> None:
         DaskBackend(client="tcp://host")
     with pytest.raises(TypeError, match="not both"):
         DaskBackend("tcp://host", client="tcp://host")
+
+
+def test_a_closed_client_is_refused(small: Any) -> None:
+    """At once."""
+    import distributed  # noqa: PLC0415 - optional
+
+    from poolinject.backends.dask import DaskBackend  # noqa: PLC0415 - optional
+
+    with distributed.Client(small.scheduler_address, set_as_default=False) as client:
+        pass
+    with pytest.raises(ValueError, match="client is closed"):
+        DaskBackend(client=client)
+
+
+@pytest.mark.parametrize("address", ["", "tcp://", "tcp://host", "host", "host:port", "smoke://host:1"])
+def test_what_is_no_address_is_refused(address: str) -> None:
+    """Before a client is made, which would take its time to find out."""
+    from poolinject.backends.dask import DaskBackend  # noqa: PLC0415 - optional
+
+    with pytest.raises(ValueError, match=f"address '{address}' is not one such as 'tcp://host:8786'"):
+        DaskBackend(address)
+
+
+def test_an_address_is_a_text() -> None:
+    """A cluster itself is none."""
+    from poolinject.backends.dask import DaskBackend  # noqa: PLC0415 - optional
+
+    wrong: Any = ("host", 8786)
+    with pytest.raises(TypeError, match="address must be a text such as 'tcp://host:8786', not"):
+        DaskBackend(wrong)
+    assert DaskBackend("inproc://192.168.1.1/8/1").name == "dask"
 
 
 def test_a_worker_whose_scopes_do_not_close_delays_nobody_for_ever(dask: Cluster, ledger: ModuleType) -> None:

@@ -80,6 +80,14 @@ def test_a_module_that_workers_cannot_import_is_sent_by_value(backend: Cluster, 
         assert pool.map(unpack, boxes) == [0, 3, 6]
 
 
+@pytest.mark.parametrize("by_value", ["os", None, [None], ["os"]])
+def test_what_is_no_module_is_not_sent_by_value(backend: Cluster, by_value: Any) -> None:
+    """A name is none."""
+    make: Any = type(backend.connect())
+    with pytest.raises(TypeError, match="by_value must be modules in a list, not"):
+        make(by_value=by_value)
+
+
 def unpack(box: Any) -> int:
     """Give what is in it."""
     return int(box.item)

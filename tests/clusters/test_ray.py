@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -12,11 +14,11 @@ from tests.clusters.conftest import WORKERS, Cluster
 from tests.clusters.work import process_id
 
 
-def make(**options: Any) -> Any:
+def make(*address: Any, **options: Any) -> Any:
     """Make a backend."""
     from poolinject.backends.ray import RayBackend  # noqa: PLC0415 - optional
 
-    return RayBackend(**options)
+    return RayBackend(*address, **options)
 
 
 def test_more_workers_than_there_is_room_for_are_an_error(ray: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -73,3 +75,41 @@ def test_workers_that_take_no_cpu_are_as_many_as_asked_for(ray: Cluster) -> None
         assert len(pool.workers) == 2
     with InjectedPool(backend=make(resources={"num_cpus": 0})) as pool:
         assert pool.map(int, ["1"]) == [1]
+
+
+@pytest.mark.parametrize("address", ["", "host", "host:port", "ray://", "ray://host"])
+def test_what_is_no_address_is_refused(address: str) -> None:
+    """Before anything is connected."""
+    with pytest.raises(ValueError, match=f"address '{address}' is not one such as 'host:6379'"):
+        make(address)
+
+
+def test_an_address_is_a_text_and_resources_are_named() -> None:
+    """So says the error; the protocol of an address may be anything."""
+    wrong: Any = 6379
+    with pytest.raises(TypeError, match="address must be a text such as 'host:6379' or 'auto', not 6379"):
+        make(wrong)
+    with pytest.raises(TypeError, match="resources must be options of an actor by name"):
+        make(resources=[1])
+    with pytest.raises(ValueError, match="resources cannot have a name"):
+        make(resources={"name": "one"})
+    assert make("smoke://anywhere")
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:9", "ray://127.0.0.1:9", "nowhere.invalid:6379"])
+def test_a_cluster_that_does_not_answer_is_named(address: str) -> None:
+    """Within a bound, and nothing stays behind; in a process of its own, since this one may be connected."""
+    script = (
+        "from poolinject import InjectedPool\n"
+        "from poolinject.backends import ray\n"
+        "ray.CONNECT_SECONDS = 0.5\n"
+        f"with InjectedPool(1, backend=ray.RayBackend({address!r})) as pool:\n"
+        "    pool.map(abs, [-1])\n"
+    )
+    result = subprocess.run(
+        [sys.executable, "-"], input=script, capture_output=True, text=True, timeout=60.0, check=False
+    )
+    assert result.returncode == 1
+    assert f"BackendUnavailableError: backend 'ray' is not available: no Ray cluster answers at '{address}'" in (
+        result.stderr
+    )

@@ -312,3 +312,16 @@ def test_a_closed_pool_is_not_started_by_a_race(parallel: Kind) -> None:
         thread.join(PATIENCE)
     assert sum(isinstance(outcome, PoolInjectError) for outcome in outcomes) == 3
     assert all(outcome == [1, 2] for outcome in outcomes if not isinstance(outcome, PoolInjectError))
+
+
+def test_a_backend_serves_one_pool() -> None:
+    """Also where that is over; one whose pool was refused is still free."""
+    made = InlineBackend()
+    with pytest.raises(ValueError, match="workers"):
+        InjectedPool(-1, backend=made)
+    with InjectedPool(backend=made, name="first") as pool:
+        assert pool.map(abs, [-1]) == [1]
+    with pytest.raises(
+        ValueError, match="this InlineBackend belongs to pool 'first': make another one for pool 'next'"
+    ):
+        InjectedPool(backend=made, name="next")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -136,7 +137,7 @@ class Caller:
         if number is None:
             number, self.calls = self.calls, self.calls + 1
         data = b"".join(bytes(buffer) for message in messages for buffer in wire.encode_to_worker(message))
-        reply = self.worker.exchange(number, data, hold)
+        reply = self.worker.exchange(number, self.heard, data, hold)
         self.replies[reply.number] = reply
         return reply
 
@@ -153,6 +154,11 @@ class Caller:
         assert last.over
         self.replies[last.number] = last
         return self.told
+
+    @property
+    def heard(self) -> int:
+        """How many answers have come without a gap."""
+        return next(number for number in itertools.count() if number not in self.replies)
 
     @property
     def told(self) -> list[FromWorker]:
@@ -423,6 +429,44 @@ def test_last_words_are_waited_for_no_longer_than_they_may_take(caller: Caller) 
     caller.replies[reply.number] = reply
     assert not reply.over
     assert isinstance(caller.end()[-1], Stopped)
+
+
+def test_answers_that_the_caller_has_not_got_are_given_again(caller: Caller) -> None:
+    """Once, without those that it is known to have got, and with what there is to say beside."""
+    load = caller.load(double)
+    caller.call(load, caller.chunk(load, [1, 2]))
+    caller.wait_for(Results)
+    got = caller.heard
+    caller.worker.touch(got)
+    assert caller.worker.unheard() == []
+    lost = caller.call(caller.chunk(load, [3]))
+    del caller.replies[lost.number]
+    over = threading.Event()
+    caller.worker.when_over(over.set)
+    caller.worker.stop()
+    assert over.wait(PATIENCE)
+    again = caller.worker.unheard()
+    assert again[0] == lost
+    assert [reply.over for reply in again] == [False] * (len(again) - 1) + [True]
+    caller.replies.update((reply.number, reply) for reply in again)
+    assert values_of(caller.told) == [2, 4, 6]
+    assert isinstance(caller.told[-1], Stopped)
+    assert caller.worker.unheard() == []
+
+
+def test_what_there_is_to_say_is_said_before_the_end(caller: Caller) -> None:
+    """Nobody has to call."""
+    load = caller.load(wait)
+    caller.call(load, caller.chunk(load, [1]), hold=0.0)
+    assert begun.wait(PATIENCE)
+    caller.worker.touch(caller.heard)
+    caller.order("take back", 1, 0, 1)
+    assert caller.worker.unheard() == []
+    gate.set()
+    while not (again := caller.worker.unheard()):
+        time.sleep(0.001)
+    caller.replies.update((reply.number, reply) for reply in again)
+    assert values_of(caller.end()) == [1]
 
 
 def test_what_a_cleanup_raises_is_among_the_last_words(caller: Caller) -> None:

@@ -175,7 +175,7 @@ class Model:
     def wear(self, worker_id: int) -> None:
         """Let a worker say that it has too much memory."""
         self.worn.add(worker_id)
-        self.perform(self.scheduler.worn(worker_id))
+        self.perform(self.scheduler.wind_down(worker_id))
 
     def answer(
         self,

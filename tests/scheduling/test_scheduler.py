@@ -275,9 +275,9 @@ def test_worker_with_too_much_memory_is_recycled_once_it_has_answered() -> None:
     scheduler.ready(0)
     (send,) = scheduler.arrived(0, 4)
     assert isinstance(send, Send)
-    assert scheduler.worn(0) == []
+    assert scheduler.wind_down(0) == []
     assert scheduler.results(0, send.chunk, 1, 0.0, failed=False, done=True) == [Emit(0, 0), Recycle(0)]
-    assert scheduler.worn(0) == []
+    assert scheduler.wind_down(0) == []
     (again,) = scheduler.ready(0)
     assert isinstance(again, Send)
     assert (again.start, again.size, again.again) == (1, 3, True)
