@@ -92,10 +92,10 @@ class SchedulerMachine(RuleBasedStateMachine):
         missing = set(range(len(self.model.scheduler.workers))) - self.model.ready
         self.model.make_ready(data.draw(st.sampled_from(sorted(missing)), label="worker"))
 
-    @precondition(lambda self: self.model.chunks and self.counts_begun)
+    @precondition(lambda self: self.model.chunks)
     @rule(data=st.data(), elsewhere=st.booleans())
     def wear_worker(self, *, data: st.DataObject, elsewhere: bool) -> None:
-        """Let a worker have too much memory, mostly one that has items."""
+        """Let a worker have too much memory, or be sent away; mostly one that has items."""
         busy = sorted({chunk.worker_id for chunk in self.model.chunks.values()})
         workers = range(len(self.model.scheduler.workers)) if elsewhere else busy
         self.model.wear(data.draw(st.sampled_from(workers), label="worker"))
@@ -167,7 +167,8 @@ class SchedulerMachine(RuleBasedStateMachine):
         """End a worker with any number of items begun, or uncounted, also in slots that nothing is in any more."""
         worker_id = data.draw(st.sampled_from(sorted(self.model.ready)), label="worker")
         if not self.counts_begun:
-            self.model.lose_worker(worker_id, None, self.draw_delays(data, worker_id))
+            is_done = worker_id in self.model.worn and data.draw(st.booleans(), label="has ended by itself")
+            self.model.lose_worker(worker_id, {} if is_done else None, self.draw_delays(data, worker_id))
             return
         stale = st.dictionaries(st.integers(0, 31), st.none() | st.integers(0, 12), max_size=4)
         begun = data.draw(stale, label="stale")

@@ -137,6 +137,20 @@ def test_a_suspicious_item_does_not_wait_for_a_busy_run_to_end() -> None:
     pytest.fail("never tried again")
 
 
+def test_what_a_worker_never_got_that_was_sent_away_is_not_suspicious() -> None:
+    """It was at nothing when it ended: the rest of a chunk goes out as it is, beside others."""
+    scheduler = Scheduler(1, counts_begun=False)
+    scheduler.open(RunState(0, Chunking(8, pace=Pace(1e-5)), None, fail_fast=False))
+    scheduler.ready(0)
+    (first,) = scheduler.arrived(0, 16)
+    assert isinstance(first, Send)
+    assert scheduler.wind_down(0) == []
+    scheduler.results(0, first.chunk, 5, 1e-4, failed=False, done=False)
+    assert sends([*scheduler.arrived(0, 8)]) == [], "something for a worker that is sent away"
+    assert scheduler.gone(0, {}) == []
+    assert sends([*scheduler.ready(0)])[0] == (0, 5, 11)
+
+
 def test_a_broadcast_loses_what_must_run_on_a_vacant_slot() -> None:
     """The others run."""
     model = ready_model(3)
