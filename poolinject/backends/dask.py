@@ -9,9 +9,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import json
 import logging
 import os
 import secrets
+import sys
 import time
 from concurrent.futures import CancelledError, wait
 from dataclasses import replace
@@ -52,6 +54,12 @@ class CommandWorker(SubprocessWorker):  # type: ignore[misc]
     def __init__(self, scheduler: str, name: Any = None, **options: Any) -> None:
         kept = {key: value for key, value in options.items() if isinstance(value, (str, int, float, type(None)))}
         super().__init__(scheduler, "distributed.Nanny", str(name), {**kept, "name": str(name)})
+
+    async def _start(self) -> None:
+        """Run the command in a process group of its own: Ctrl-C in a terminal is for the caller alone."""
+        spec = json.dumps({"cls": self.worker_class, "opts": self.worker_kwargs})
+        command = [sys.executable, "-m", "dask", "spec", self.scheduler, "--spec", spec]
+        self.process = await asyncio.create_subprocess_exec(*command, process_group=0)
 
 
 class DaskBackend(RemoteBackend):

@@ -133,7 +133,7 @@ class RayBackend(RemoteBackend):
             _wait_for_answer(address)
             ray.init(address=address, **options)
         except ConnectionError as error:
-            remedy = f"no Ray cluster answers at {address!r} ({error})"
+            remedy = f"no Ray cluster at {address!r} lets this process in; see also what Ray prints ({error})"
             raise BackendUnavailableError("ray", remedy) from error
         self._owns_connection = True
 

@@ -66,7 +66,9 @@ def library(request: pytest.FixtureRequest) -> str:
     return name
 
 
-def start(library: str, script: str, folder: Path, *, stdin: bool = False) -> subprocess.Popen[str]:
+def start(
+    library: str, script: str, folder: Path, *, stdin: bool = False, own_group: bool = False
+) -> subprocess.Popen[str]:
     """Start a script, from a file or on its standard input."""
     path = folder / "my_script.py"
     path.write_text(script)
@@ -80,6 +82,7 @@ def start(library: str, script: str, folder: Path, *, stdin: bool = False) -> su
             text=True,
             cwd=folder,
             env={**environment, "PYTHONPATH": str(ROOT)},
+            process_group=0 if own_group else None,
         )
 
 
@@ -121,6 +124,56 @@ def test_a_caller_that_is_killed_leaves_no_worker(library: str, tmp_path: Path) 
         process.send_signal(signal.SIGKILL)
         process.wait(PATIENCE)
         wait_until_gone(pid)
+
+
+INTERRUPTED = """
+import sys
+import time
+from typing import Annotated
+from fastapi import Depends
+from poolinject import InjectedPool
+
+def note(text):
+    with open("ledger", "a") as ledger:
+        print(text, file=ledger)
+
+def get_engine():
+    note("opened")
+    yield
+    note("closed")
+
+def wait(item, engine: Annotated[None, Depends(get_engine)]):
+    note(f"begun {item}")
+    while item and "interrupted" not in open("ledger").read():
+        time.sleep(0.01)
+    note(f"ended {item}")
+
+with InjectedPool(1, backend=sys.argv[1], lifetimes={get_engine: "pool"}) as pool:
+    try:
+        pool.map(wait, range(10), chunksize=1)
+    except KeyboardInterrupt:
+        print("interrupted")
+    print(pool.shutdown().workers[0].status)
+"""
+
+
+def test_an_interrupt_of_the_whole_group_ends_items_and_closes_scopes(library: str, tmp_path: Path) -> None:
+    """As Ctrl-C in a terminal does, which reaches what has been started, too."""
+    ledger = tmp_path / "ledger"
+    with start(library, INTERRUPTED, tmp_path, own_group=True) as process:
+        deadline = time.monotonic() + PATIENCE
+        while not (ledger.exists() and "begun 1" in ledger.read_text()):
+            assert time.monotonic() < deadline
+            assert process.poll() is None
+            time.sleep(0.02)
+        os.killpg(process.pid, signal.SIGINT)
+        with ledger.open("a") as file:
+            file.write("interrupted\n")
+        out, err = process.communicate(timeout=PATIENCE)
+    assert (process.returncode, out, err) == (0, "interrupted\nclean\n", "")
+    lines = ledger.read_text().splitlines()
+    assert lines.count("opened") == lines.count("closed") == 1
+    assert sum("begun" in line for line in lines) == sum("ended" in line for line in lines)
 
 
 def test_a_missing_library_is_named_with_its_extra(library: str, tmp_path: Path) -> None:
