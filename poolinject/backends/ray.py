@@ -133,7 +133,10 @@ class RayBackend(RemoteBackend):
             _wait_for_answer(address)
             ray.init(address=address, **options)
         except ConnectionError as error:
-            remedy = f"no Ray cluster at {address!r} lets this process in; see also what Ray prints ({error})"
+            remedy = (
+                f"no Ray cluster at {address!r} lets this process in ({error}); "
+                "for one that asks for a token set RAY_AUTH_MODE=token"
+            )
             raise BackendUnavailableError("ray", remedy) from error
         self._owns_connection = True
 

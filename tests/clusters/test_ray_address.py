@@ -19,19 +19,34 @@ with InjectedPool(2, backend="ray") as pool:
 """
 
 
+def run(script: str, **environment: str) -> str:
+    """Run a script in a process of its own; give the last line that it prints."""
+    result = subprocess.run(
+        [sys.executable, "-"],
+        input=script,
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT,
+        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    return result.stdout.strip().splitlines()[-1]
+
+
 @pytest.mark.parametrize(("address", "cpus"), [("auto", WORKERS), ("", 2)])
 def test_address_in_the_environment_counts_and_no_other_cluster_is_looked_for(
     address: str, cpus: int, ray: Cluster
 ) -> None:
     """What ``RAY_ADDRESS`` names is used as it is; without it a cluster of the pool's size is started."""
-    result = subprocess.run(
-        [sys.executable, "-"],
-        input=SCRIPT,
-        capture_output=True,
-        text=True,
-        timeout=TIMEOUT,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "RAY_ADDRESS": address},
-        check=False,
-    )
-    assert result.returncode == 0, result.stderr
-    assert result.stdout.strip().splitlines()[-1] == f"[1, 2] {cpus}"
+    assert run(SCRIPT, RAY_ADDRESS=address) == f"[1, 2] {cpus}"
+
+
+def test_a_cluster_can_be_had_by_host_and_port(ray: Cluster) -> None:
+    """With the token that Ray asks for."""
+    import ray as library  # noqa: PLC0415 - optional
+
+    address = library.get_runtime_context().gcs_address
+    script = SCRIPT.replace('backend="ray"', f"backend=RayBackend({address!r})")
+    script = f"from poolinject.backends.ray import RayBackend{script}"
+    assert run(script, RAY_ADDRESS="", RAY_AUTH_MODE="token") == f"[1, 2] {WORKERS}"
