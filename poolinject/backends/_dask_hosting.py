@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 import time
 from typing import TYPE_CHECKING, Any, Literal
@@ -64,7 +65,8 @@ async def _end_of(hosted: HostedWorker) -> None:
     loop, over = asyncio.get_running_loop(), asyncio.Event()
 
     def tell() -> None:
-        loop.call_soon_threadsafe(over.set)
+        with contextlib.suppress(RuntimeError):  # the process ends, and nobody waits any more
+            loop.call_soon_threadsafe(over.set)
 
     hosted.when_over(tell)
     await over.wait()
