@@ -86,7 +86,7 @@ class RayBackend(RemoteBackend):
         if address is not None and not isinstance(address, str):
             message = f"address must be a text such as 'host:6379' or 'auto', not {address!r}"
             raise TypeError(message)
-        if address is not None and address not in OF_THIS_MACHINE and _place_of(address) is None:
+        if address is not None and not _may_be_address(address):
             message = f"address {address!r} is not one such as 'host:6379', 'ray://host:10001', 'auto' or 'local'"
             raise ValueError(message)
         if resources is not None and not isinstance(resources, Mapping):
@@ -244,13 +244,16 @@ class RayBackend(RemoteBackend):
             ray.shutdown()
 
 
+def _may_be_address(address: str) -> bool:
+    """Tell whether Ray could make something of it; protocols that others have added are theirs to look into."""
+    is_of_others = "://" in address and not address.startswith("ray://")
+    return address in OF_THIS_MACHINE or is_of_others or _place_of(address) is not None
+
+
 def _place_of(address: str) -> tuple[str, int] | None:
-    """Give host and port, ``None`` where it has none; those of an unknown protocol are not looked into."""
-    scheme, separator, rest = address.rpartition("://")
-    if separator and scheme != "ray":
-        return "", 0
-    host, _, port = rest.rpartition(":")
-    return (host.strip("[]"), int(port)) if host and port.isdecimal() else None
+    """Give host and port, where those are what it has."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    return (host.strip("[]"), int(port)) if host and "/" not in host and port.isdecimal() else None
 
 
 def _wait_for_answer(address: str) -> None:
@@ -260,7 +263,7 @@ def _wait_for_answer(address: str) -> None:
         ConnectionError: If nobody does.
     """
     place = _place_of(address)
-    if place is None or not place[0]:
+    if place is None:
         return
     deadline = time.monotonic() + CONNECT_SECONDS
     while True:
