@@ -28,11 +28,13 @@ from poolinject._injection.generators import Stage
 from poolinject._injection.plan import Constant, Fetch, FromContext, FromItem, FromScopes, FromStep, Step
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from types import CodeType
 
     from poolinject._injection.plan import Argument, Plan, Source
 
 Form: TypeAlias = Literal["chunk", "bulk", "call", "await"]
+MOST_ON_STACK = 30  # arguments of a call, members of a tuple; CPython's STACK_USE_GUIDELINE
 FILE_PREFIX = "<poolinject "  # of the file name that tracebacks show for generated code
 
 
@@ -215,14 +217,13 @@ class _Writer:
         plan = self.plan
         self.stage("call", None, self.opened(len(plan.steps)))
         if plan.call == "map" and (plan.leading or plan.variadic) and not plan.item_inside:
-            item = "item"
+            item = ["item"]
         elif plan.call == "starmap":
-            item = "*item" if plan.variadic else ", ".join(f"i{position}" for position in range(len(plan.leading)))
+            item = ["*item"] if plan.variadic else [f"i{position}" for position in range(len(plan.leading))]
         else:
-            item = ""
-        passed = ", ".join(filter(None, (item, self.passed(plan.arguments))))
+            item = []
         function = self.constant(_identifier(plan.name), plan.function)
-        call = f"{function}({passed})"
+        call = f"{function}({self.passed(plan.arguments, item)})"
         self.emit(f"result = {self.awaited(call) if plan.kind == 'coroutine' else call}")
 
     def cleanups(self) -> None:
@@ -241,11 +242,17 @@ class _Writer:
     def awaited(self, call: str) -> str:
         return f"await {call}" if self.is_async else f"run({call})"
 
-    def passed(self, arguments: tuple[Argument, ...]) -> str:
-        return ", ".join(
-            self.value(argument.source) if argument.name is None else f"{argument.name}={self.value(argument.source)}"
-            for argument in arguments
-        )
+    def passed(self, arguments: tuple[Argument, ...], item: Sequence[str] = ()) -> str:
+        """Write what stands between the parentheses; Python would append more than it has on the stack to a list."""
+        bare, named = [*item], []
+        for argument in arguments:
+            value = self.value(argument.source)
+            bare.append(value) if argument.name is None else named.append(f"{argument.name}={value}")
+        if len(bare) > MOST_ON_STACK:
+            starts = range(0, len(bare), MOST_ON_STACK)
+            tuples = (f"({', '.join(bare[start : start + MOST_ON_STACK])},)" for start in starts)
+            bare = [f"*({' + '.join(tuples)})"]
+        return ", ".join((*bare, *named))
 
     def value(self, source: Source) -> str:
         match source:

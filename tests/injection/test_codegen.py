@@ -4,6 +4,7 @@ After an intended change write the files anew with ``POOLINJECT_GOLDEN=write pyt
 read the difference.
 """
 
+import functools
 import os
 import traceback
 from collections.abc import Callable
@@ -13,7 +14,7 @@ from typing import Annotated, Any
 import pytest
 
 from poolinject import Depends, InjectedPool, Resolver, WorkerContext
-from poolinject._injection.codegen import Form, generate
+from poolinject._injection.codegen import MOST_ON_STACK, Form, generate
 from poolinject._injection.generators import Failed
 from poolinject._injection.plan import Call
 from poolinject._injection.planner import Planner
@@ -154,6 +155,29 @@ def test_function_gets_the_longest_prefix_by_position(name: str) -> None:
     plan = make_plan(function, call)
     assert f"({arguments})\n" in generate(plan).source.split("result = ")[1]
     assert Runtime(WorkerContext(0, 0, "pool")).bind(plan)(item, 0, 1) == value
+
+
+def taking(count: int, *, keyword: str) -> Callable[..., Any]:
+    """Make a function of the item and so many dependencies, one more of them by keyword; it gives all of them."""
+    names = [f"p{number}" for number in range(count)]
+    parameters = ", ".join(f"{name}: Annotated[int, Depends(gets[{number}])]" for number, name in enumerate(names))
+    source = f"def function(item, {parameters}, *, {keyword}: Annotated[int, Depends(gets[-1])]):\n"
+    source += f"    return [item, {', '.join(names)}, {keyword}]\n"
+    gets = [functools.partial(int, number) for number in range(count + 1)]
+    namespace: dict[str, Any] = {"Annotated": Annotated, "Depends": Depends, "gets": gets}
+    exec(source, namespace)  # noqa: S102 - only source text can have a number of parameters
+    made: Callable[..., Any] = namespace["function"]
+    return made
+
+
+@pytest.mark.parametrize("count", [MOST_ON_STACK - 2, MOST_ON_STACK - 1, MOST_ON_STACK, 2 * MOST_ON_STACK, 200])
+@pytest.mark.parametrize("item", [-1, (-1,)])
+def test_each_of_many_arguments_has_its_place(count: int, item: object) -> None:
+    """Those that Python would gather in a list, one by one, come as a sum of tuples, none of them longer than that."""
+    plan = make_plan(taking(count, keyword="last"), "map" if item == -1 else "starmap")
+    assert Runtime(WorkerContext(0, 0, "pool")).bind(plan)(item, 0, 1) == [-1, *range(count + 1)]
+    call = generate(plan).source.split("result = ")[1].split("\n")[0]
+    assert call.count(",)") == (0 if count < MOST_ON_STACK else -(-(count + 1) // MOST_ON_STACK))
 
 
 def test_tuple_too_long_never_fills_what_is_injected() -> None:
