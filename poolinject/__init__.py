@@ -8,7 +8,7 @@ import importlib
 import typing
 
 if typing.TYPE_CHECKING:
-    from poolinject._injection.plan import PlanView
+    from poolinject._injection.plan_view import PlanView
     from poolinject._injection.resolver import Resolver
     from poolinject._scheduling.reports import CleanupReport, RunReport
     from poolinject._scheduling.retries import RetryPolicy
@@ -57,7 +57,7 @@ __all__ = [
 ]
 
 _NAMES = {
-    "_injection.plan": ["PlanView"],
+    "_injection.plan_view": ["PlanView"],
     "_injection.resolver": ["Resolver"],
     "_scheduling.reports": ["CleanupReport", "RunReport"],
     "_scheduling.retries": ["RetryPolicy"],

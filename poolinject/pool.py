@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeVar, Unpack, overload
 from poolinject import _options
 from poolinject._async_pool import Async, AsyncMethods
 from poolinject._injection.codegen import generate
-from poolinject._injection.plan import PlanView, draw
+from poolinject._injection.plan_view import PlanView, draw
 from poolinject._options import Asked, Delivery, OnError, Options
 from poolinject._scheduling import consuming
 from poolinject._scheduling.engine import Engine, EngineOptions

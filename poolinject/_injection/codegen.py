@@ -21,8 +21,7 @@ import hashlib
 import keyword
 import linecache
 import re
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
 from poolinject._injection.generators import Stage
 from poolinject._injection.plan import Constant, Fetch, FromContext, FromItem, FromScopes, FromStep, Step
@@ -38,8 +37,7 @@ MOST_ON_STACK = 30  # arguments of a call, members of a tuple; CPython's STACK_U
 FILE_PREFIX = "<poolinject "  # of the file name that tracebacks show for generated code
 
 
-@dataclass(frozen=True, slots=True)
-class Generated:
+class Generated(NamedTuple):
     """The source of one function and the constants that it names."""
 
     function: str
@@ -274,18 +272,24 @@ class _Writer:
     def constant(self, name: str, value: object) -> str:
         """Name a constant; the same object keeps its name."""
         unique, number = name, 1
-        while unique == self.name or RESERVED.fullmatch(unique) or self.constants.get(unique, value) is not value:
+        while unique == self.name or is_reserved(unique) or self.constants.get(unique, value) is not value:
             number += 1
             unique = f"{name}_{number}"
         self.constants[unique] = value
         return unique
 
 
-RESERVED = re.compile(
-    r"[vgi]\d+|item|index|kind|attempt|at|result|error|about|worker|stages|names|run|fetch|mark|spread|deepcopy|worker_scope|"
-    r"atoms|type|numbered|begun|place|kept|other|fail|context|clean|pool_scope|open_async|close_async|did_not_yield|did_not_stop|closing_failed|failing|finishing|drive|ItemContext|SecurityScopes|len|"
-    r"BaseException|_"
+OWN_NAMES = (
+    "item index kind attempt at result error about worker stages names run fetch mark spread deepcopy worker_scope "
+    "atoms type numbered begun place kept other fail context clean pool_scope open_async close_async did_not_yield "
+    "did_not_stop closing_failed failing finishing drive ItemContext SecurityScopes len BaseException _"
 )
+RESERVED = frozenset(OWN_NAMES.split())
+
+
+def is_reserved(name: str) -> bool:
+    """Tell whether generated code uses a name for something of its own; slots are called v0, g0, i0 and so on."""
+    return name in RESERVED or (name[:1] in "vgi" and name[1:].isdecimal())
 
 
 def spread(name: str, required: int, spares: tuple[Constant, ...], item: tuple[Any, ...]) -> tuple[Any, ...]:

@@ -7,8 +7,7 @@ serve sync and async code alike: they yield the coroutines that they need run an
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, NoReturn, TypeAlias, TypeVar
 
 if TYPE_CHECKING:
     from poolinject._injection.signature import Kind
@@ -19,8 +18,7 @@ Phase: TypeAlias = Literal["setup", "call", "cleanup", "transport", "timeout", "
 AnyGenerator: TypeAlias = Generator[Any, None, None] | AsyncGenerator[Any, None]
 
 
-@dataclass(frozen=True, slots=True)
-class Stage:
+class Stage(NamedTuple):
     """A place in generated code: what runs there and which generators are open, the next to close first."""
 
     phase: Phase

@@ -175,7 +175,7 @@ class Draft:
             depends = self.depends_of(parameter, below)
             if depends is not None:
                 source, branch = self.depend(depends, parameter.annotation, below)
-                branches.append(replace(branch, label=f"{parameter.name}: {branch.label}"))
+                branches.append(branch._replace(label=f"{parameter.name}: {branch.label}"))
             else:
                 source = self.plain(parameter, below)
             only_by_position = parameter.kind is parameter.kind.POSITIONAL_ONLY

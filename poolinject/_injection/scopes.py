@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import contextvars
 import threading
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from fastapi.security import SecurityScopes
 
@@ -45,8 +44,7 @@ def _refuse(coroutine: Coroutine[Any, Any, Any]) -> NoReturn:
     raise RuntimeError(message)
 
 
-@dataclass(frozen=True, slots=True)
-class CleanupFailure:
+class CleanupFailure(NamedTuple):
     """One cleanup that raised."""
 
     provider: str

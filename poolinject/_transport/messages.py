@@ -1,6 +1,7 @@
 """What caller and worker say to each other, as frozen records, and the outcomes that users see.
 
-The records that come by the thousand are tuples, which are quicker to make than frozen dataclasses.
+Most are tuples, which are quicker to make than frozen dataclasses, and to define: those take 0.3 ms each, before the
+first worker can start.
 """
 
 from __future__ import annotations
@@ -67,8 +68,7 @@ class Failure:
 Outcome: TypeAlias = Success[Any] | Failure
 
 
-@dataclass(frozen=True, slots=True)
-class Setup:
+class Setup(NamedTuple):
     """What a worker must know before its first item."""
 
     worker_id: int
@@ -77,8 +77,7 @@ class Setup:
     async_backend: AsyncBackend = "asyncio"
 
 
-@dataclass(frozen=True, slots=True)
-class Load:
+class Load(NamedTuple):
     """A function, known from now on by its number: a plan where caller and worker share memory, else a blob."""
 
     function: int
@@ -87,22 +86,19 @@ class Load:
     blob: bytes | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Forget:
+class Forget(NamedTuple):
     """Let go of a function; where it is wanted again, it is loaded again."""
 
     function: int
 
 
-@dataclass(frozen=True, slots=True)
-class Warm:
+class Warm(NamedTuple):
     """Build the shared dependencies of these loaded plans now; answered by ``Ready``."""
 
     functions: tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Limit:
+class Limit(NamedTuple):
     """Run no further item after one that leaves so many bytes of memory resident: answer with ``Worn``."""
 
     memory: int
@@ -137,8 +133,7 @@ class Chunk(NamedTuple):
     items: Sequence[Any] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Cancel:
+class Cancel(NamedTuple):
     """Of the items of a run that run beside each other start no further one, and cancel the others."""
 
     run: int
@@ -149,8 +144,7 @@ class Stop:
     """End: close every scope, answer with ``Stopped``."""
 
 
-@dataclass(frozen=True, slots=True)
-class Ready:
+class Ready(NamedTuple):
     """The worker has started; ``error`` says that what was to be warmed could not be built."""
 
     error: BaseException | None = None
@@ -208,16 +202,14 @@ class Returned(NamedTuple):
     kept: int
 
 
-@dataclass(frozen=True, slots=True)
-class Worn:
+class Worn(NamedTuple):
     """The worker has more memory than its limit after so many items; it starts no further one, in no chunk."""
 
     memory: int
     items: int
 
 
-@dataclass(frozen=True, slots=True)
-class Stopped:
+class Stopped(NamedTuple):
     """The scopes of the worker are closed; what their cleanups raised, by provider."""
 
     failures: tuple[tuple[str, BaseException], ...]

@@ -17,8 +17,8 @@ import socket
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
 from functools import partial
+from typing import NamedTuple
 
 from poolinject.backends._boot import (
     RECORD,
@@ -37,8 +37,7 @@ ACCEPTED = 0
 ORPHAN_SECONDS = 1.7  # that a worker gets when nobody waits for it any more; longer than it takes to end by itself
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+class Request(NamedTuple):
     """One process to fork, or modules to import, and the surroundings that either shall see.
 
     Attributes:
@@ -59,7 +58,7 @@ class Request:
 
     def encode(self) -> bytes:
         """Give JSON; file names that are not UTF-8 survive, because JSON escapes their surrogates."""
-        return json.dumps(asdict(self)).encode("ascii")
+        return json.dumps(self._asdict()).encode("ascii")
 
     @classmethod
     def decode(cls, payload: bytes) -> Request:

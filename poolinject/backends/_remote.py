@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections import deque
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -232,7 +232,7 @@ class RemoteBackend(Backend):
     def replace(self, worker_id: int) -> bool:
         """Find another place; without one ``Joined`` tells when there is."""
         setup = self._seats[worker_id].setup
-        seat = self._open(replace(setup, generation=setup.generation + 1))
+        seat = self._open(setup._replace(generation=setup.generation + 1))
         if seat is not None:
             self._seats[worker_id] = seat
         return seat is not None

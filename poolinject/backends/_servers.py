@@ -16,7 +16,6 @@ import socket
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import NamedTuple
 
 from poolinject._transport.private_files import close_private, private_socketpair
@@ -82,7 +81,7 @@ def _fork_once(request: Request, connection: socket.socket, modules: Sequence[st
     if not _lock.acquire(timeout=START_TIMEOUT):
         raise TimeoutError
     try:
-        server = _server_with(replace(request, entry="", modules=tuple(modules)))
+        server = _server_with(request._replace(entry="", modules=tuple(modules)))
         if server is None:
             return None
         deadline = time.monotonic() + START_TIMEOUT
@@ -115,7 +114,7 @@ def _make_template(server: Server, imports: Request) -> Server | None:
     control, theirs = private_socketpair()
     made: Server | None = None
     try:
-        process = _forked(_send(server, replace(imports, entry=SERVER_ENTRY, modules=()), deadline, theirs), deadline)
+        process = _forked(_send(server, imports._replace(entry=SERVER_ENTRY, modules=()), deadline, theirs), deadline)
         if process is None:
             _forget(server)
             return None

@@ -16,7 +16,6 @@ import secrets
 import sys
 import time
 from concurrent.futures import CancelledError, wait
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from poolinject._transport.messages import Setup
@@ -117,7 +116,7 @@ class DaskBackend(RemoteBackend):
             remedy = f"{where} has no worker that answers ({type(error).__name__}: {error})"
             raise BackendUnavailableError("dask", remedy) from error
         for address, pid in sorted(pids.items())[: workers or None]:
-            setup = replace(self._setup, worker_id=len(self._seats))
+            setup = self._setup._replace(worker_id=len(self._seats))
             self._seats.append(Seat(setup, address, pid, set()))
         there = self._client.nthreads()
         for seat in self._seats:
@@ -264,11 +263,11 @@ class DaskBackend(RemoteBackend):
             return []
         vacant = next((seat for seat in self._seats if seat.ended), None)
         if vacant is not None:
-            setup = replace(vacant.setup, generation=vacant.setup.generation + 1)
+            setup = vacant.setup._replace(generation=vacant.setup.generation + 1)
         elif self._most and len(self._seats) >= self._most:
             return []
         else:
-            setup = replace(self._setup, worker_id=len(self._seats))
+            setup = self._setup._replace(worker_id=len(self._seats))
         return self._join(Seat(setup, address, pid, set()))
 
     def _open(self, setup: Setup) -> Seat | None:  # noqa: ARG002 - the cluster tells when it has replaced a worker

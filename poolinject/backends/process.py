@@ -10,7 +10,6 @@ import selectors
 import signal
 import socket
 from collections import deque
-from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
 from poolinject._transport import wire
@@ -254,7 +253,7 @@ class ProcessBackend(Backend):
     def replace(self, worker_id: int) -> bool:
         """Start a process with the set-up of the one that has ended."""
         old = self._peers[worker_id]
-        setup = replace(old.setup, generation=old.setup.generation + 1)
+        setup = old.setup._replace(generation=old.setup.generation + 1)
         old.close()
         self._peers[worker_id] = peer = Peer(setup, self.start_method, self._preload)
         self._watch(worker_id, peer)

@@ -13,7 +13,6 @@ import socket
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from poolinject._transport import wire
@@ -107,7 +106,7 @@ class RayBackend(RemoteBackend):
         if not ray.is_initialized():
             self._connect(workers)
         workers = workers or self._room()
-        self._seats.extend(self._make(replace(setup, worker_id=worker_id)) for worker_id in range(workers))
+        self._seats.extend(self._make(setup._replace(worker_id=worker_id)) for worker_id in range(workers))
         self._place(self._seats)
         threading.Thread(target=self._keep_lease, name=f"{setup.pool_name} lease", daemon=True).start()
 
