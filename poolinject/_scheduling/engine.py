@@ -11,7 +11,15 @@ from typing import TYPE_CHECKING, Any
 from poolinject._injection.plan import Fetch
 from poolinject._scheduling import consuming, signals
 from poolinject._scheduling.backpressure import Backpressure
-from poolinject._scheduling.chunking import BESIDE_SECONDS, EAGER_SECONDS, MOST, TARGET_SECONDS, Chunking, Pace
+from poolinject._scheduling.chunking import (
+    BESIDE_SECONDS,
+    COSTLY_SECONDS,
+    EAGER_SECONDS,
+    MOST,
+    TARGET_SECONDS,
+    Chunking,
+    Pace,
+)
 from poolinject._scheduling.driver import Driver
 from poolinject._scheduling.recycling import Limits
 from poolinject._scheduling.reports import CleanupReport
@@ -35,7 +43,7 @@ EXIT_MARGIN = 15.0  # seconds beyond ``cleanup_timeout`` that shutdown takes at 
 SMALLEST_LIMIT = 16  # items in flight for each worker where the limit is automatic
 CHUNKS_IN_FLIGHT = 4  # the same, in chunks
 BESIDE_IN_FLIGHT = 8  # items that count as a chunk, for each that runs beside others
-EAGER_PATIENCE = 0.1  # seconds that outcomes may wait where only a progress bar wants them
+BAR_PATIENCE = 0.1  # seconds that outcomes may wait where only a progress bar wants them
 MOST_PACES = 1024  # functions of which it is remembered what their items take
 
 
@@ -154,12 +162,12 @@ class Engine:
         """Make a run, its in-flight limit and its chunk sizes."""
         limit = self.options.max_in_flight
         options.widens, options.repr_items = limit is None, self.options.repr_items
+        is_costly = self.backend.capabilities.costly_messages
+        target = COSTLY_SECONDS if is_costly else EAGER_SECONDS if options.eager else TARGET_SECONDS
         if options.eager:
-            options.patience = EAGER_PATIENCE
+            options.patience = BAR_PATIENCE if bar.is_shown else target
         else:
             options.unit = chunksize or 0
-        is_costly = self.backend.capabilities.costly_messages
-        target = EAGER_SECONDS if options.eager or is_costly else TARGET_SECONDS
         most = MOST if limit is None else limit // (2 * driver.workers)
         if options.concurrency > 1:  # all of a chunk can run at the same time, so that none waits behind its neighbours
             chunksize, most, target = None, options.concurrency, BESIDE_SECONDS * options.concurrency

@@ -27,6 +27,11 @@ class Bar:
         self._bar = _make(progress, length_of(items))
         self._failed = self._retries = 0
 
+    @property
+    def is_shown(self) -> bool:
+        """Whether anybody sees it move."""
+        return self._bar is not None
+
     def update(self, finished: int, failed: int = 0, retries: int = 0) -> None:
         """Move the bar."""
         if self._bar is None:
