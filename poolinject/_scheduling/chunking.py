@@ -9,6 +9,7 @@ TARGET_SECONDS = 0.01  # of work in a chunk: long against a message, short again
 EAGER_SECONDS = 0.25  # the same where nobody reads before the end
 COSTLY_SECONDS = 0.1  # the same where a message costs milliseconds
 BESIDE_SECONDS = 0.001  # the same, for each item that runs beside others
+EAGER_BESIDE_SECONDS = 0.005  # both
 TAIL_SECONDS = 0.001  # of work in a chunk near the end, where small chunks keep all workers busy
 GROWTH = 4  # how many times the size of the chunk before
 MOST = 8192  # items in one chunk

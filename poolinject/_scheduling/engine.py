@@ -14,6 +14,7 @@ from poolinject._scheduling.backpressure import Backpressure
 from poolinject._scheduling.chunking import (
     BESIDE_SECONDS,
     COSTLY_SECONDS,
+    EAGER_BESIDE_SECONDS,
     EAGER_SECONDS,
     MOST,
     TARGET_SECONDS,
@@ -170,7 +171,8 @@ class Engine:
             options.unit = chunksize or 0
         most = MOST if limit is None else limit // (2 * driver.workers)
         if options.concurrency > 1:  # all of a chunk can run at the same time, so that none waits behind its neighbours
-            chunksize, most, target = None, options.concurrency, BESIDE_SECONDS * options.concurrency
+            each = EAGER_BESIDE_SECONDS if options.eager else BESIDE_SECONDS
+            chunksize, most, target = None, options.concurrency, each * options.concurrency
         chunking = Chunking(chunksize, most, self._pace(load), target)
         if limit is None:
             together = BESIDE_IN_FLIGHT * options.concurrency if options.concurrency > 1 else chunksize or 1
