@@ -16,7 +16,7 @@ from poolinject._transport.remote_errors import RemoteTraceback
 from poolinject.errors import PoolClosedError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Generator, Iterable, Iterator
     from concurrent.futures import Future
 
     from poolinject._scheduling.driver import Driver
@@ -69,9 +69,7 @@ class Consumption:
     def iterate(self, convert: Convert | None) -> Iterator[Any]:
         """Begin the run and give an iterator over it; the input is read in the background."""
         self.begin()
-        iterator = self._iterate(convert)
-        next(iterator)  # up to its first yield, so that closing or dropping it runs the code that cancels
-        return iterator
+        return Iteration.over(self._iterate(convert))
 
     def begin(self) -> None:
         """Begin the run; what cannot be read at once is read on a thread."""
@@ -89,28 +87,33 @@ class Consumption:
         )
         feeder.start()
 
-    def _iterate(self, convert: Convert | None) -> Iterator[Any]:
-        run = self.run
+    def _iterate(self, convert: Convert | None) -> Generator[Iterable[Any], None, None]:
+        """Give what the iterator is to give, part by part; a part is empty once this is closed."""
+        run, values = self.run, list[Any]()
         try:
-            yield None
+            yield ()
             while (block := self._next_block()) is not None:
                 if convert is None and block.failures:
-                    yield from up_to_failure(block, run.options)
-                values = block.values if convert is None else convert(block)
+                    values = list(block.values[: block.failures[0].offset])
+                    yield values
+                    raise_failure(block.failure(0), run.options)
+                given = block.values if convert is None else convert(block)
                 del block  # or its items would live until the next one comes; so would its values
-                if isinstance(values, list):
-                    rest, step = iter(values), max(1, run.pressure.limit // 8)
+                if isinstance(given, list):
+                    values, rest, step = given, iter(given), max(1, run.pressure.limit // 8)
                     for first in range(0, len(values), step):
-                        yield from itertools.islice(rest, step)
+                        yield itertools.islice(rest, step)
                         run.release(min(step, len(values) - first), at_once=False)
                     del rest
                 else:
-                    for value in values:
-                        yield value
-                        run.release(1, at_once=False)
+                    for value in given:
+                        values = [value]
                         del value
+                        yield values
+                        run.release(1, at_once=False)
                 run.release(0, at_once=True)
-                del values
+                del given
+                values = []
             self.raise_end()
         except GeneratorExit:
             raise
@@ -118,6 +121,7 @@ class Consumption:
             self._settle()
             raise
         finally:
+            values.clear()
             abandon(self.driver, run)
 
     def _next_block(self) -> Block | None:
@@ -163,6 +167,24 @@ class Consumption:
                 driver.step(0)
             else:
                 run.take(min(WAIT_SECONDS, max(0.0, deadline - time.monotonic())))
+
+
+class Iteration(itertools.chain[Any]):
+    """What the caller iterates over: parts, one after another, at the speed of C. Closing or dropping it cancels."""
+
+    parts: Generator[Iterable[Any], None, None]
+
+    @classmethod
+    def over(cls, parts: Generator[Iterable[Any], None, None]) -> Iteration:
+        """Make one of a generator of parts, the first of which is empty."""
+        next(parts)  # up to its first yield, so that closing it runs the code that cancels
+        made: Iteration = cls.from_iterable(parts)  # type: ignore[assignment]  # of a subclass it makes one, too
+        made.parts = parts
+        return made
+
+    def close(self) -> None:
+        """Cancel the run, and give nothing more."""
+        self.parts.close()
 
 
 def _feed(driver: Driver, run: Run, source: Iterator[Any]) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from types import ModuleType
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import pytest
 
@@ -281,6 +281,21 @@ def test_imap_gives_a_result_before_the_input_has_ended(backend: Kind) -> None:
         for results in (pool.imap(double, itertools.count()), pool.imap_unordered(double, itertools.count())):
             assert len(list(itertools.islice(results, 100))) == 100
             results.close()  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("on_error", ["raise", "return"])
+def test_a_closed_iterator_gives_nothing_more(backend: Kind, on_error: Literal["raise", "return"]) -> None:
+    """Also where results of the same chunk have come; closing it again, or an exhausted one, does no harm."""
+    with backend.pool(2) as pool:
+        results = pool.imap(double, range(100), chunksize=50, on_error=on_error)
+        assert next(results) == 0
+        results.close()  # type: ignore[attr-defined]
+        assert list(results) == []
+        results.close()  # type: ignore[attr-defined]
+        exhausted = pool.imap(double, range(3), on_error=on_error)
+        assert list(exhausted) == [0, 2, 4]
+        exhausted.close()  # type: ignore[attr-defined]
+        assert next(exhausted, None) is None
 
 
 def held(item: int) -> int:
