@@ -93,11 +93,7 @@ class Consumption:
         try:
             yield ()
             while (block := self._next_block()) is not None:
-                if convert is None and block.failures:
-                    values = list(block.values[: block.failures[0].offset])
-                    yield values
-                    raise_failure(block.failure(0), run.options)
-                given = block.values if convert is None else convert(block)
+                given = self._given(block, convert)
                 del block  # or its items would live until the next one comes; so would its values
                 if isinstance(given, list):
                     values, rest, step = given, iter(given), max(1, run.pressure.limit // 8)
@@ -123,6 +119,11 @@ class Consumption:
         finally:
             values.clear()
             abandon(self.driver, run)
+
+    def _given(self, block: Block, convert: Convert | None) -> Iterable[Any]:
+        if convert is not None:
+            return convert(block)
+        return up_to_failure(block, self.run.options) if block.failures else block.values
 
     def _next_block(self) -> Block | None:
         driver, run = self.driver, self.run

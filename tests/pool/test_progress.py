@@ -9,6 +9,10 @@ from typing import Any, ClassVar
 import pytest
 from tqdm import tqdm
 
+from poolinject import InjectedPool
+from poolinject._scheduling.chunking import EAGER_SECONDS
+from poolinject._scheduling.engine import BAR_PATIENCE, Engine
+from poolinject._scheduling.runs import Run
 from tests.conftest import Kind
 
 METHODS = ["map", "imap", "imap_unordered", "outcomes"]
@@ -195,3 +199,19 @@ def test_broadcast_and_submit_have_no_bar(backend: Kind) -> None:
         with pytest.raises(TypeError, match="progress"):
             pool.submit(parse, "1", progress=True)  # type: ignore[call-overload]
         assert pool.submit(parse, "1").result(15) == 1
+
+
+def test_outcomes_wait_less_where_a_bar_shows_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody else wants to hear of them before ``map`` has all."""
+    patience, make_run = [], Engine.make_run
+
+    def note(engine: Engine, *args: Any) -> Run:
+        run = make_run(engine, *args)
+        patience.append(run.options.patience)
+        return run
+
+    monkeypatch.setattr(Engine, "make_run", note)
+    with InjectedPool(1, backend="inline") as pool:
+        assert pool.map(abs, [-1]) == pool.map(abs, [-1], progress=Spy) == [1]
+    assert patience == [EAGER_SECONDS, BAR_PATIENCE]
+    assert BAR_PATIENCE < EAGER_SECONDS
