@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextvars
 import itertools
+import operator
 import threading
 import time
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
@@ -37,6 +38,7 @@ class Consumption:
         self._owner = owner  # a pool that nothing else refers to must live as long as the iterator
         self.driver, self.run, self._source = driver, run, source
         self.settle_seconds = settle_seconds
+        self._is_closed = False
         self._length = length_of(items) if type(items) in SEQUENCES else None
         if self._length is not None:
             run.use(items)
@@ -69,7 +71,12 @@ class Consumption:
     def iterate(self, convert: Convert | None) -> Iterator[Any]:
         """Begin the run and give an iterator over it; the input is read in the background."""
         self.begin()
-        return Iteration.over(self._iterate(convert))
+        return Iteration.over(Parts(self._iterate(convert), self._close))
+
+    def _close(self) -> None:
+        """Let the iteration end, on whichever thread it is."""
+        self._is_closed = True
+        abandon(self.driver, self.run)
 
     def begin(self) -> None:
         """Begin the run; what cannot be read at once is read on a thread."""
@@ -87,37 +94,38 @@ class Consumption:
         )
         feeder.start()
 
-    def _iterate(self, convert: Convert | None) -> Generator[Iterable[Any], None, None]:
+    def _iterate(self, convert: Convert | None) -> Generator[Iterator[Any], None, None]:
         """Give what the iterator is to give, part by part; a part is empty once this is closed."""
-        run, values = self.run, list[Any]()
+        run, part = self.run, list[Any]()
         try:
-            yield ()
+            yield iter(part)
             while (block := self._next_block()) is not None:
                 given = self._given(block, convert)
                 del block  # or its items would live until the next one comes; so would its values
                 if isinstance(given, list):
-                    values, rest, step = given, iter(given), max(1, run.pressure.limit // 8)
-                    for first in range(0, len(values), step):
-                        yield itertools.islice(rest, step)
-                        run.release(min(step, len(values) - first), at_once=False)
-                    del rest
+                    step = max(1, run.pressure.limit // 8)
+                    for first in range(0, len(given), step):
+                        part = given if step >= len(given) else given[first : first + step]
+                        yield iter(part)
+                        run.release(len(part), at_once=False)
                 else:
                     for value in given:
-                        values = [value]
+                        part = [value]
                         del value
-                        yield values
+                        yield iter(part)
                         run.release(1, at_once=False)
                 run.release(0, at_once=True)
                 del given
-                values = []
-            self.raise_end()
+                part = []
+            if not self._is_closed:
+                self.raise_end()
         except GeneratorExit:
             raise
         except BaseException:
             self._settle()
             raise
         finally:
-            values.clear()
+            part.clear()
             abandon(self.driver, run)
 
     def _given(self, block: Block, convert: Convert | None) -> Iterable[Any]:
@@ -128,7 +136,7 @@ class Consumption:
     def _next_block(self) -> Block | None:
         driver, run = self.driver, self.run
         self._refuse_to_wait()
-        while True:
+        while not self._is_closed:
             if driver.inline and not run.finished:
                 most = max(run.chunking.size, run.options.concurrency)
                 run.read(self._source, driver.notify, most=most if run.wants_items else 0)
@@ -138,6 +146,7 @@ class Consumption:
                 return block
             if not driver.alive and not run.finished:
                 raise driver.failure or PoolClosedError(driver.name)
+        return None
 
     def _refuse_to_wait(self) -> None:
         if self.driver.is_current_thread:
@@ -173,19 +182,48 @@ class Consumption:
 class Iteration(itertools.chain[Any]):
     """What the caller iterates over: parts, one after another, at the speed of C. Closing or dropping it cancels."""
 
-    parts: Generator[Iterable[Any], None, None]
+    parts: Parts
 
     @classmethod
-    def over(cls, parts: Generator[Iterable[Any], None, None]) -> Iteration:
-        """Make one of a generator of parts, the first of which is empty."""
-        next(parts)  # up to its first yield, so that closing it runs the code that cancels
+    def over(cls, parts: Parts) -> Iteration:
+        """Make one of parts."""
         made: Iteration = cls.from_iterable(parts)  # type: ignore[assignment]  # of a subclass it makes one, too
         made.parts = parts
         return made
 
     def close(self) -> None:
-        """Cancel the run, and give nothing more."""
+        """Cancel the run, and give nothing more; another thread that waits for a result comes to the end."""
         self.parts.close()
+
+
+class Parts:
+    """The parts of an iteration, given by a generator of list iterators, the first of which is empty.
+
+    Threads may share the iteration, since a part is given again until nothing is left of it: of two threads that ask at
+    the same time the second one would make ``chain`` forget what the first one has got.
+    """
+
+    def __init__(self, parts: Generator[Iterator[Any], None, None], cancel: Callable[[], None]) -> None:
+        self._parts, self._cancel, self._lock = parts, cancel, threading.Lock()
+        self._newest = next(parts)  # up to its first yield, so that closing it runs the code that cancels
+
+    def __iter__(self) -> Iterator[Iterator[Any]]:
+        return self
+
+    def __next__(self) -> Iterator[Any]:
+        with self._lock:
+            if not operator.length_hint(self._newest):
+                self._newest = next(self._parts)
+            return self._newest
+
+    def close(self) -> None:
+        """Cancel what the parts come of; a thread that is in the generator ends it, else this one does."""
+        self._cancel()
+        if self._lock.acquire(blocking=False):
+            try:
+                self._parts.close()
+            finally:
+                self._lock.release()
 
 
 def _feed(driver: Driver, run: Run, source: Iterator[Any]) -> None:

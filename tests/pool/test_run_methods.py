@@ -5,7 +5,9 @@ from __future__ import annotations
 import itertools
 import math
 import os
+import sys
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
@@ -296,6 +298,50 @@ def test_a_closed_iterator_gives_nothing_more(backend: Kind, on_error: Literal["
         assert list(exhausted) == [0, 2, 4]
         exhausted.close()  # type: ignore[attr-defined]
         assert next(exhausted, None) is None
+
+
+@pytest.mark.parametrize("method", ["imap", "imap_unordered", "outcomes"])
+def test_threads_may_share_an_iterator(parallel: Kind, method: str) -> None:
+    """Each result goes to one of them, whatever they are interrupted in."""
+    interval = sys.getswitchinterval()
+    with parallel.pool(2) as pool, ThreadPoolExecutor(4) as threads:
+        sys.setswitchinterval(1e-6)
+        try:
+            results = getattr(pool, method)(echo, range(5000))
+            parts = [part.result(PATIENCE) for part in [threads.submit(list, results) for _ in range(4)]]
+        finally:
+            sys.setswitchinterval(interval)
+    given = [each.index if isinstance(each, Success) else each for part in parts for each in part]
+    assert sorted(given) == list(range(5000))
+
+
+def failing_in_between(item: int) -> int:
+    """Fail for one item."""
+    return 1 // (item - 2500)
+
+
+def test_of_threads_that_share_an_iterator_one_gets_the_failure(parallel: Kind) -> None:
+    """The results before it have gone to some of them, and all come to the end."""
+    taken: deque[int] = deque()
+    with parallel.pool(1) as pool, ThreadPoolExecutor(4) as threads:
+        results = pool.imap(failing_in_between, range(5000))
+        ends = [threads.submit(taken.extend, results).exception for _ in range(4)]
+        errors = [error for end in ends if (error := end(PATIENCE)) is not None]
+    assert [type(error) for error in errors] == [ZeroDivisionError]
+    assert len(taken) == 2500
+
+
+def test_an_iterator_can_be_closed_while_another_thread_waits(parallel: Kind, ledger: ModuleType) -> None:
+    """Which comes to the end at once, though its item goes on."""
+    with parallel.pool(1) as pool, ThreadPoolExecutor(1) as threads:
+        results = pool.imap(held, [1, 0, 2], chunksize=1)
+        assert next(results) == 1
+        rest = threads.submit(list, results)
+        while not results.parts._lock.locked():  # type: ignore[attr-defined]  # it waits for a result
+            assert not rest.done()
+        results.close()  # type: ignore[attr-defined]
+        assert rest.result(PATIENCE) == []
+        ledger.note("release")
 
 
 def held(item: int) -> int:
