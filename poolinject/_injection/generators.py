@@ -100,14 +100,18 @@ def _after(thrown: BaseException, raised: BaseException, traceback: Any, *, swal
 def closing_failed(
     error: BaseException, stage: Stage, generators: tuple[AnyGenerator | None, ...], names: tuple[str, ...]
 ) -> Steps[Failed]:
-    """Close the open generators of a failed item with its error, innermost first; swallowing does not mend the item."""
+    """Close the open generators of a failed item with its error, innermost first; swallowing does not mend the item.
+
+    What one raises in place of the error is the item's error from there on, and comes from its cleanup.
+    """
+    failed = Failed(error, stage.phase, stage.provider)
     current: BaseException | None = error
     for position in stage.open:
         raised = yield from closing_one(generators[position], names[position], current)
-        if raised is not None:
-            error = raised
+        if raised is not None and raised is not failed.error:
+            failed = Failed(raised, "cleanup", names[position])
         current = raised
-    return Failed(error, stage.phase, stage.provider)
+    return failed
 
 
 def closing_one(generator: Any, name: str, error: BaseException | None) -> Steps[BaseException | None]:

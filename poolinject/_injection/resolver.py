@@ -44,6 +44,7 @@ class Resolver:
         PlanError: From ``call`` and ``get``, if a dependency is declared wrongly.
         CleanupError: On leaving, with every error that the cleanups of shared dependencies raised.
         PoolClosedError: If it is used after it was left.
+        RuntimeError: If what is for sync code is used inside ``async with``, or the other way round.
     """
 
     def __init__(
@@ -209,6 +210,9 @@ class Resolver:
     def _live(self) -> Runtime:
         if self._closed:
             raise PoolClosedError(self._name)
+        if self._async_runtime is not None:  # whose end would close nothing of a sync one
+            message = "call and scope are for 'with Resolver(...)': inside 'async with' use acall and ascope"
+            raise RuntimeError(message)
         if self._runtime is None:
             self._runtime = Runtime(self._worker)
         return self._runtime

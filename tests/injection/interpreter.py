@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Ended:
-    """What an item came to: its value, or its newest error with the place of the first one."""
+    """What an item came to: its value, or its newest error and where that comes from."""
 
     value: object = None
     error: BaseException | None = None
@@ -42,9 +42,7 @@ class Ended:
 
     def fail(self, error: BaseException, phase: str, provider: str | None) -> None:
         """Note one more error."""
-        if self.error is None:
-            self.phase, self.provider = phase, provider
-        self.error = error
+        self.error, self.phase, self.provider = error, phase, provider
 
 
 class Entered:

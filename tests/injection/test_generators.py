@@ -162,7 +162,7 @@ def test_opening_refuses_a_generator_without_yield() -> None:
 
 
 def test_every_generator_is_closed_with_the_newest_error() -> None:
-    """Swallowed in the middle: the outer ones end normally, the item still fails with the first error."""
+    """Swallowed in the middle: the outer ones end normally, the item still fails, with where the newest comes from."""
     seen: list[str] = []
 
     def watching(name: str) -> Generator[int, None, None]:
@@ -180,7 +180,7 @@ def test_every_generator_is_closed_with_the_newest_error() -> None:
     steps = generators.closing_failed(ValueError("item"), stage, open_ones, ("a", "b", "c", "d", "e"))
     failed = generators.drive(steps, asyncio.run)
     assert seen == ["inner ValueError", "middle KeyError", "outer ended"]
-    assert (type(failed.error), failed.phase) == (KeyError, "call")
+    assert (type(failed.error), failed.phase, failed.provider) == (KeyError, "cleanup", "d")
 
 
 @pytest.mark.parametrize("drive", ["sync", "async"])

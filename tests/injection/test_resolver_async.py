@@ -142,6 +142,17 @@ async def test_cancelled_item_closes_its_scope() -> None:
         assert await resolver.acall(load, "b")
 
 
+async def test_what_is_for_sync_code_is_refused_inside_async_with() -> None:
+    """Nobody would close what it makes; nothing is made."""
+    async with Resolver() as resolver:
+        with pytest.raises(RuntimeError, match="use acall and ascope"):
+            resolver.call(load_sync, "a")
+        with pytest.raises(RuntimeError, match="use acall and ascope"), resolver.scope():
+            pass
+        assert await resolver.acall(load_sync, "a")
+    assert events == ["engine+", "session+", "sync-", "session-", "engine-"]
+
+
 async def test_close_runs_every_cleanup_in_a_task_that_is_being_cancelled() -> None:
     """Cleanups that wait are shielded."""
     with anyio.CancelScope() as scope:

@@ -110,6 +110,21 @@ def cleanup_refused(item: int, _: Annotated[None, Depends(get_late)]) -> int:
     return item
 
 
+def get_translating(item: int) -> Iterator[None]:
+    """Raise another error in place of the one that comes."""
+    try:
+        yield
+    except LookupError:
+        refuse(item)
+
+
+def translated(item: int, _: Annotated[None, Depends(get_translating)]) -> int:
+    """Fail, for 3, with an error that the provider replaces."""
+    if item == 3:
+        raise LookupError(item)
+    return item
+
+
 def test_raise_keeps_the_type_and_tells_where_it_was(backend: Kind) -> None:
     """A note names item, phase, worker and attempt; the cause is the worker's traceback."""
     with backend.pool(1) as pool:
@@ -194,6 +209,7 @@ def test_scopes_that_are_open_close_before_the_error_is_raised(backend: Kind, le
         (refuse, "call", None),
         (setup_refused, "setup", "get_refused"),
         (cleanup_refused, "cleanup", "get_late"),
+        (translated, "cleanup", "get_translating"),
     ],
 )
 def test_return_puts_a_failure_in_the_items_place(
