@@ -12,10 +12,11 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "poolinject"
 ROOMS = {  # what each room may import beside itself
     "errors": set[str](),
+    "_atoms": set[str](),
     "markers": {"errors"},
-    "_injection": {"markers", "errors"},
-    "_transport": {"markers", "errors"},
-    "_worker": {"_transport", "_injection", "markers", "errors"},
+    "_injection": {"_atoms", "markers", "errors"},
+    "_transport": {"_atoms", "markers", "errors"},
+    "_worker": {"_atoms", "_transport", "_injection", "markers", "errors"},
     "backends": {"_worker", "_transport", "_injection", "markers", "errors"},
     "_scheduling": {"backends", "_worker", "_transport", "_injection", "markers", "errors"},
     "_options": {"_scheduling", "backends", "_worker", "_transport", "_injection", "markers", "errors"},

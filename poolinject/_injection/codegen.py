@@ -140,7 +140,7 @@ class _Writer:
         """Keep a result; mostly its type is that of the one before, an atom's, which is quicker to tell than others."""
         self.emit("if type(result) is kind:")
         self.emit("kept.append(result)", indent=3)
-        self.emit("elif type(result) in atoms:")
+        self.emit("elif id(type(result)) in atoms:")
         self.emit("kind = type(result)", indent=3)
         self.emit("kept.append(result)", indent=3)
         self.emit("else:")
@@ -169,7 +169,8 @@ class _Writer:
 
     def unpack(self) -> None:
         plan = self.plan
-        if any(argument.source == FromContext("item") for argument in self.all_arguments()):
+        sources = [argument.source for argument in self.all_arguments()]
+        if any(isinstance(source, FromContext) and source.which == "item" for source in sources):
             self.stage("setup", None, [])
             index = "begun[place] - 1" if self.in_loop else "index"
             self.emit(f"about = ItemContext({index}, item, attempt, worker.worker_id)")
@@ -282,7 +283,7 @@ class _Writer:
 OWN_NAMES = (
     "item index kind attempt at result error about worker stages names run fetch mark spread deepcopy worker_scope "
     "atoms type numbered begun place kept other fail context clean pool_scope open_async close_async did_not_yield "
-    "did_not_stop closing_failed failing finishing drive ItemContext SecurityScopes len BaseException _"
+    "did_not_stop closing_failed failing finishing drive ItemContext SecurityScopes id len BaseException _"
 )
 RESERVED = frozenset(OWN_NAMES.split())
 

@@ -33,6 +33,24 @@ def enter(coroutine: Step, context: contextvars.Context) -> Generator[Any, Any, 
 
 
 _MISSING = object()
+
+
+class Values:
+    """The values that a context has, to tell by ``!=`` whether any was set since, be it to an equal one.
+
+    Contexts compare their values with ``==``, which is enough only where there were none.
+    """
+
+    def __init__(self, context: contextvars.Context) -> None:
+        self._values = tuple(context.items())
+
+    def __ne__(self, context: object) -> bool:
+        assert isinstance(context, contextvars.Context)  # noqa: S101 - nothing else is compared with it
+        return len(context) != len(self._values) or any(
+            context.get(variable, _MISSING) is not value for variable, value in self._values
+        )
+
+
 _context_of_item: contextvars.ContextVar[contextvars.Context] = contextvars.ContextVar("poolinject_async_context")
 
 

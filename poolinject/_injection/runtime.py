@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from anyio import to_thread
 from fastapi.security import SecurityScopes
 
+from poolinject._atoms import IDS
 from poolinject._injection import generators
 from poolinject._injection.codegen import Generated, compile_generated, generate
 from poolinject._injection.event_loop import EventLoop
@@ -27,9 +28,8 @@ if TYPE_CHECKING:
     # a loop over items, see ``codegen``
     Loop: TypeAlias = Callable[..., bool | None]
 
-ATOMS = frozenset((type(None), bool, int, float, str, bytes))  # nobody can change them
 TOOLS: dict[str, Any] = {
-    "atoms": ATOMS,
+    "atoms": IDS,
     "ItemContext": ItemContext,
     "SecurityScopes": SecurityScopes,
     "deepcopy": copy.deepcopy,

@@ -58,6 +58,12 @@ class Chunking:
         """The size of the next chunk, where the input has as many."""
         return self._size
 
+    @property
+    def is_growing(self) -> bool:
+        """Whether the chunks after the next observation will be much larger than those before it."""
+        seconds = self.pace.seconds
+        return seconds is not None and 2 * self._size < self._bounded(min(self._wanted(seconds), self._most))
+
     def observe(self, count: int, seconds: float) -> None:
         """Learn from so many items that took so long in a worker."""
         if count == 0:
@@ -77,8 +83,11 @@ class Chunking:
             self._resize(self._size)
 
     def _resize(self, wanted: int) -> None:
-        size = min(wanted, int(MOST_BYTES / self.pace.size)) if self.pace.size else wanted
+        size = self._bounded(wanted)
         self._size = max(size - size % self.unit, self.unit)
+
+    def _bounded(self, wanted: int) -> int:
+        return min(wanted, int(MOST_BYTES / self.pace.size)) if self.pace.size else wanted
 
     def take(self, available: int, *, ended: bool, workers: int) -> int:
         """Say how many of the items that are there go into the next chunk."""

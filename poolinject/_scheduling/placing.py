@@ -38,7 +38,8 @@ def _wants(worker: WorkerState, run: RunState) -> bool:
         return worker.beside < _most_beside(run)
     share, ahead = 0.5 if worker.full else 1.0, len(worker.chunks)
     wants = not ahead or (ahead == 1 and worker.load < LONG_SECONDS)
-    has_room = worker.load < share * PREFETCH_SECONDS and worker.weight < share * PREFETCH_BYTES
+    has_room = not run.chunking.is_growing  # else it would be kept busy with small ones while larger ones can be had
+    has_room = has_room and worker.load < share * PREFETCH_SECONDS and worker.weight < share * PREFETCH_BYTES
     wants = wants or (has_room and ahead < share * WINDOW)
     worker.full = not wants
     return wants

@@ -18,6 +18,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from poolinject._atoms import IDS, snapshot
 from poolinject._transport.payloads import Arena, set_aside
 from poolinject._transport.picklers import (
     PROTOCOL,
@@ -41,7 +42,6 @@ _KIND = struct.Struct("<B")
 _BUFFERS = struct.Struct("<Q")  # number of buffers
 _HEAD = struct.Struct("<BQ")  # kind, number of members
 _TAIL = struct.Struct("<QQ")  # length of the table, number of members
-ATOMS = frozenset((type(None), bool, int, float, str, bytes))
 _SMALL = 16  # up to here a look at the types is cheaper than a pickler of our own
 
 
@@ -112,12 +112,14 @@ def encode_batch(objects: Sequence[object], what: str = "item", arena: Arena | N
     Members of a batch of primitives stay identical to each other where they were. Large buffers go to the arena.
     """
     data = encode_primitives(objects)
-    if data is None:
-        writer = BatchWriter(what, arena)
-        for obj in objects:
-            writer.add(obj)
-        data, _ = writer.take()
-    return data
+    return _encode_apart(objects, what, arena) if data is None else data
+
+
+def _encode_apart(objects: Iterable[object], what: str, arena: Arena | None = None) -> bytes:
+    writer = BatchWriter(what, arena)
+    for obj in objects:
+        writer.add_apart(obj)
+    return writer.take()[0]
 
 
 def encode_primitives(objects: Sequence[object]) -> bytes | None:
@@ -129,7 +131,7 @@ def encode_primitives(objects: Sequence[object]) -> bytes | None:
     if type(objects) is range:
         return head + pickle.dumps(objects, PROTOCOL)
     members = objects if type(objects) is list else list(objects)
-    if len(members) <= _SMALL and ATOMS.issuperset(map(type, members)):
+    if len(members) <= _SMALL and IDS.issuperset(map(id, map(type, members))):
         return head + pickle.dumps(members, PROTOCOL)
     file = io.BytesIO()
     file.write(head)
@@ -140,27 +142,18 @@ def encode_primitives(objects: Sequence[object]) -> bytes | None:
     return file.getvalue()
 
 
-def encode_atoms(objects: list[Any]) -> bytes:
+def encode_atoms(objects: list[Any], what: str = "result") -> bytes:
     """Return the bytes of a batch of atoms and of what ``snapshot`` has given."""
-    return _HEAD.pack(_TOGETHER, len(objects)) + pickle.dumps(objects, PROTOCOL)
-
-
-def snapshot(value: Any) -> Any:
-    """Give a tuple, or a copy of a list or dict, of nothing but atoms; ``None`` for anything else."""
-    kind: Any = type(value)
-    if kind is dict:
-        is_flat = ATOMS.issuperset(map(type, value)) and ATOMS.issuperset(map(type, value.values()))
-    else:
-        is_flat = kind in {tuple, list} and ATOMS.issuperset(map(type, value))
-    if not is_flat:
-        return None
-    return value if kind is tuple else value.copy()
+    try:
+        return _HEAD.pack(_TOGETHER, len(objects)) + pickle.dumps(objects, PROTOCOL)
+    except BaseException:  # noqa: BLE001 - members of an enum that goes by value, or refuses
+        return _encode_apart(objects, what)
 
 
 class BatchWriter:
     """Encodes the members of a batch one by one; classes and functions that go by value are shared among them.
 
-    Nobody can change an atom, so as long as there are only those, they wait to be encoded together.
+    Nobody can change what ``snapshot`` gives, so as long as there is only that, it waits to be encoded together.
     """
 
     def __init__(self, what: str, arena: Arena | None = None) -> None:
@@ -187,15 +180,21 @@ class BatchWriter:
 
     def add(self, member: object) -> None:
         """Encode one more; one that cannot be pickled is decoded as `Unsendable`."""
-        if type(member) in ATOMS:
-            if self._lengths:
-                self._add_atom(member)
-            else:
-                self._atoms.append(member)
+        if not self._lengths:
+            flat = member if id(type(member)) in IDS else snapshot(member)
+            if flat is not None or member is None:
+                self._atoms.append(flat)
+                return
+            for atom in self._atoms:
+                self.add_apart(atom)
+            self._atoms.clear()
+        self.add_apart(member)
+
+    def add_apart(self, member: object) -> None:
+        """Encode one more, which does not wait."""
+        if id(type(member)) in IDS:
+            self._count(self._file.write(pickle.dumps(member, PROTOCOL)))
             return
-        for atom in self._atoms:
-            self._add_atom(atom)
-        self._atoms.clear()
         start, placed = self._file.tell(), len(self._places)
         try:
             self._pickler.clear_memo()
@@ -207,10 +206,17 @@ class BatchWriter:
         except BaseException:  # noqa: BLE001 - user code may raise anything
             self._add_alone(member, start, placed)
 
+    def bare(self) -> bytes | None:
+        """Return a plain pickle of the newest member, where it waits and that can be had."""
+        try:
+            return pickle.dumps(self._atoms[-1], PROTOCOL) if self._atoms else None
+        except BaseException:  # noqa: BLE001 - as in ``encode_atoms``
+            return None
+
     def last(self) -> bytes:
         """Return the bytes of a batch of the newest member alone."""
         if not self._lengths:
-            return _HEAD.pack(_TOGETHER, 1) + pickle.dumps(self._atoms[-1:], PROTOCOL)
+            return encode_atoms(self._atoms[-1:], self._what)
         length, count = self._lengths[-1], self._counts[-1]
         self._file.seek(-abs(length), io.SEEK_CUR)
         member = self._file.read()
@@ -225,9 +231,6 @@ class BatchWriter:
     def _count(self, length: int, buffers: int = 0) -> None:
         self._lengths.append(length)
         self._counts.append(buffers)
-
-    def _add_atom(self, atom: object) -> None:
-        self._count(self._file.write(pickle.dumps(atom, PROTOCOL)))
 
     def _add_alone(self, member: object, start: int, placed: int) -> None:
         while self._arena is not None and len(self._places) > placed:
@@ -248,7 +251,7 @@ class BatchWriter:
         count = len(self)
         if self._atoms or not count:
             atoms, self._atoms = self._atoms, []
-            return _HEAD.pack(_TOGETHER, count) + pickle.dumps(atoms, PROTOCOL), count
+            return encode_atoms(atoms, self._what), count
         self._file.write(self._table)
         self._file.write(struct.pack(f"<{count}q", *self._lengths))
         if self._places:

@@ -6,6 +6,8 @@ what lives there, or in a module that no search would find, goes by value throug
 
 from __future__ import annotations
 
+import datetime as dt
+import enum
 import io
 import pickle
 import sys
@@ -16,9 +18,13 @@ from typing import Any
 
 import cloudpickle
 
+from poolinject._atoms import ATOMS, is_atom
+
 Buffer = bytes | bytearray | memoryview
 
 PROTOCOL = 5
+
+PLAIN_CLASSES = ATOMS | {dt.datetime, dt.time, dt.timezone}
 
 _sent_by_value: set[str] = set()  # names of modules that workers are said not to have
 _found = {"builtins"}  # names of modules that a search has found; grows
@@ -31,10 +37,15 @@ class ForeignObjectError(Exception):
 
 
 class PrimitivePickler(pickle.Pickler):
-    """Accepts builtin primitives and their containers alone; costs nothing, as C asks only for other objects."""
+    """Accepts builtin primitives, other atoms and their containers alone; C asks only for what it has no opcode for."""
 
-    def reducer_override(self, _obj: object) -> Any:
-        """Raise the signal, without a text: nobody reads it."""
+    def reducer_override(self, obj: object) -> Any:
+        """Leave an atom to plain pickle, with its class and time zone, or raise the signal: nobody reads a text."""
+        kind: type = type(obj)
+        if kind in PLAIN_CLASSES or (kind is type and obj in PLAIN_CLASSES):
+            return NotImplemented
+        if (is_atom(obj) or issubclass(kind, enum.EnumMeta)) and follows_reference(obj):  # an enum or its class
+            return NotImplemented
         raise ForeignObjectError
 
 

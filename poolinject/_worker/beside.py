@@ -15,13 +15,13 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from poolinject._atoms import snapshot
 from poolinject._injection.generators import Failed as ItemFailed
 from poolinject._transport import codec, remote_errors
 from poolinject._transport.codec import Unsendable
 from poolinject._transport.messages import Chunk, Failed, FromWorker, Results
 from poolinject._worker.control import COUNTED, DEADLINE
 from poolinject._worker.lifecycle import Terminated, is_interrupt, is_terminated
-from poolinject._worker.outcomes import Packed
 from poolinject._worker.timeouts import GRACE_SECONDS, SECOND
 from poolinject.errors import ItemTimeoutError, WorkerLostError
 
@@ -239,7 +239,7 @@ class ItemTasks:
     def _keep(self, entry: Entry, outcome: Any) -> None:
         """Keep what an item has come to until the loop has seen to the others that are ready; no object may change."""
         batch, is_failed = entry.batch, type(outcome) is ItemFailed
-        copy = outcome if is_failed or type(outcome) in codec.ATOMS else codec.snapshot(outcome)
+        copy = outcome if is_failed else snapshot(outcome)
         batch.done += 1
         batch.ended[entry.place] = (outcome if copy is None else copy, time.perf_counter() - entry.began)
         if is_failed and batch.chunk.stop_on_failure:
@@ -301,14 +301,7 @@ class ItemTasks:
         return Results(chunk.id, chunk.start + place, *parts, done=done, sampled=sampled)
 
     def _packed(self, values: list[Any]) -> Any:
-        if not self._pickles:
-            return values
-        if all(type(value) in codec.ATOMS for value in values):
-            return codec.encode_atoms(values)
-        packed = Packed(self._arena)
-        for value in values:
-            packed.add(value)
-        return packed.take()[0]
+        return codec.encode_batch(values, "result", self._arena) if self._pickles else values
 
     def _give_back(self, is_meant: Callable[[Chunk], bool]) -> None:
         """Start nothing more of the chunks that are meant."""

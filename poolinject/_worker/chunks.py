@@ -10,13 +10,14 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from poolinject._injection.contexts import Values
 from poolinject._injection.generators import Failed as ItemFailed
 from poolinject._transport.codec import DamagedBatch, Unsendable
 from poolinject._transport.messages import Chunk, FromWorker, Returned
 from poolinject._worker.control import COUNTED, UNCOUNTED
 from poolinject._worker.lifecycle import is_interrupt, is_terminated
 from poolinject._worker.outcomes import Objects, Packed, Primitives, Work
-from poolinject._worker.recording import BULK_SHARE, SHARE, Conduct, seconds_to_record
+from poolinject._worker.recording import BULK_SHARE, HARMLESS_SHARE, SHARE, Conduct, Cost, cost_of_recording
 from poolinject._worker.timeouts import Clock, TimedItems
 from poolinject.errors import WorkerLostError
 
@@ -70,9 +71,9 @@ class ChunkRunner:
         self._runtime, self._words, self._send = runtime, control.words, send
         self._pickles, self._arena = pickles, arena
         self._journal = journal
-        self._recording = 0.0 if journal is None else seconds_to_record(journal)
-        self._quick = QUICK_SECONDS if journal is None else min(self._recording / SHARE, QUICK_SECONDS)
-        self._bulk = BULK_SHARE * self._quick
+        self._cost = Cost(QUICK_SECONDS, 0.0) if journal is None else cost_of_recording(journal)
+        self._quick = min(self._cost.whole / SHARE, QUICK_SECONDS)
+        self._harmless, self._bulk = HARMLESS_SHARE * self._quick, BULK_SHARE * self._quick
         self._interruptible, self._wake = interruptible, wake
         self._work: Work | None = None
         self._clock: Clock | None = None  # of items with a time limit
@@ -104,7 +105,7 @@ class ChunkRunner:
         while work.resume(self._arena):
             self._send_all()
             self._go(loop, work)
-        function.conduct.end(work.done, self._recording if work.is_recorded else 0.0)
+        function.conduct.end(work.done, work.recording + work.packed * self._cost.around)
         function.has_objects |= work.has_objects
         self._send_rest(function, work)
         if work.done:
@@ -123,7 +124,9 @@ class ChunkRunner:
     def _open(self, function: Loaded, chunk: Chunk) -> tuple[Loop, Work]:
         """Come to a chunk."""
         loop, counts = self._loop(function, chunk)
-        is_quick = not chunk.timeout and self._is_quicker(function, self._quick)  # it covers the pickling of each
+        is_quick = not chunk.timeout and function.conduct.is_quicker_than(
+            self._quick, harmless=self._harmless
+        )  # it covers the pickling of each
         make = Work if self.memory is None else self.memory.work
         work = self._work = make(
             chunk,
@@ -150,13 +153,11 @@ class ChunkRunner:
             return Objects()
         return Primitives() if is_quick and not function.has_objects else Packed(self._arena)
 
-    def _is_quicker(self, function: Loaded, seconds: float) -> bool:
-        return function.conduct.is_quicker_than(seconds, harmless=self._bulk)
-
     def _loop(self, function: Loaded, chunk: Chunk) -> tuple[Loop, bool]:
         """Choose the loop for a chunk; tell whether it counts."""
         damaged = isinstance(chunk.items, DamagedBatch)
-        if function.bulk is not None and not (chunk.exact or damaged) and self._is_quicker(function, self._bulk):
+        is_counted = chunk.exact or damaged or not function.conduct.is_quicker_than(self._bulk, harmless=self._bulk)
+        if function.bulk is not None and not is_counted:
             return function.bulk, False
         return _guarded(function.loop) if damaged else function.loop, True
 
@@ -172,12 +173,9 @@ class ChunkRunner:
         again: bool | None = True
         while again:
             context = contextvars.copy_context()
+            clean = Values(context) if context else context.copy()
             try:
-                again = context.run(
-                    loop, numbered, chunk.attempt, words, place, kept, other, fail, context, context.copy()
-                )
-            except Exception:  # noqa: BLE001, S112 - raised by a changed value that refuses to be compared
-                continue
+                again = context.run(loop, numbered, chunk.attempt, words, place, kept, other, fail, context, clean)
             except BaseException as interrupt:
                 if not self._interruptible:
                     raise

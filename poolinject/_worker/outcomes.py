@@ -6,14 +6,14 @@ One thread runs the items, others may look in at any time: they cut the items sh
 from __future__ import annotations
 
 import contextlib
-import pickle
+import math
 import threading
 import time
 from typing import TYPE_CHECKING, Any
 
+from poolinject._atoms import snapshot
 from poolinject._transport import codec, remote_errors, wire
 from poolinject._transport.messages import Chunk, Failed, Results
-from poolinject._transport.picklers import PROTOCOL
 from poolinject._worker.control import suspects
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from poolinject._transport.payloads import Arena
     from poolinject._worker.journal import Journal
 
+USUAL = 4  # times the least; what takes longer is not the work alone
 _AT_END = 2  # members of what a pickle would say of an iterator over a list that has ended
 
 
@@ -70,7 +71,7 @@ class Packed:
 
     def __init__(self, arena: Arena | None) -> None:
         self._writer = codec.BatchWriter("result", arena)
-        self.add = self._writer.add
+        self.add, self.bare = self._writer.add, self._writer.bare
 
     def __len__(self) -> int:
         return len(self._writer)
@@ -109,6 +110,8 @@ class Work:
         self._recorded = 0  # outcomes in the store that the journal has, where they are recorded together
         self.has_objects = False  # which must be pickled at once, before another item can change them
         self._object: list[Any] = []  # the first of them
+        self._least = math.inf  # seconds that packing and recording a result took
+        self.recording, self.packed = 0.0, 0  # the same for all of them, interruptions left out; and how many they are
         self._is_placed = False  # a reader of the journal knows which item the next entry is about
         self._place = 3 * chunk.slot  # of the bound
         self._failures: list[Failed] = []
@@ -161,18 +164,25 @@ class Work:
 
     @property
     def other(self) -> Callable[[Any], None]:
-        """What takes the result of an item which is not an atom."""
-        return self._take_changing if isinstance(self._store, Primitives) else self.kept.append
+        """What takes the result of an item which is not an atom by its type."""
+        append = self.kept.append
+        if not isinstance(self._store, Primitives):
+            return append
 
-    def _take_changing(self, value: Any) -> None:
-        """Take a result that the next item may change; one that cannot be copied ends the loop, for ``resume``."""
-        copy = codec.snapshot(value)
-        if copy is not None:
-            self.append(copy)
-        else:
-            self.has_objects = True
-            self._object.append(value)
-            self.cut(0)
+        def take_changing(value: Any) -> None:
+            copy = snapshot(value)
+            if copy is not None:
+                append(copy)
+            else:
+                self._take_object(value)
+
+        return take_changing
+
+    def _take_object(self, value: Any) -> None:
+        """Take a result that the next item may change and that cannot be copied: it ends the loop, for ``resume``."""
+        self.has_objects = True
+        self._object.append(value)
+        self.cut(0)
 
     def resume(self, arena: Arena | None) -> bool:
         """Pickle results one by one from here on, on the thread that runs the items; give whether there are more."""
@@ -189,11 +199,6 @@ class Work:
         return not self._stopped and self._before < len(self.chunk.items)
 
     @property
-    def is_recorded(self) -> bool:
-        """Whether what each item has come to is recorded at once."""
-        return self._journal is not None and type(self._store) is Packed
-
-    @property
     def kept(self) -> list[Any] | Work:
         """What the result of an item is appended to."""
         if self._is_quick and isinstance(self._store, Objects) and not self.chunk.timed:
@@ -202,11 +207,16 @@ class Work:
 
     def append(self, value: Any) -> None:
         """Take the result of an item."""
+        began = time.perf_counter()
         with self.lock:
             self._store.add(value)
             if self.chunk.timed:
-                self._time(time.perf_counter())
-            fits = self._journal is None or self._record_last(self._journal, value)
+                self._time(began)
+            fits = self._journal is None or self._record_last(self._journal)
+        spent = time.perf_counter() - began
+        self._least = min(self._least, spent)
+        self.packed += 1
+        self.recording += spent if spent < USUAL * self._least else self._least
         if not fits and self._send_all is not None:
             self._send_all()
         if self._words[self._place] < self._bound:
@@ -221,18 +231,19 @@ class Work:
             self._store.add(None)
             if self.chunk.timed:
                 self._time(now)
-            fits = self._journal is None or self._record_last(self._journal, None, record)
+            fits = self._journal is None or self._record_last(self._journal, record)
         if not fits and self._send_all is not None:
             self._send_all()
         self.heed_bound()
 
-    def _record_last(self, journal: Journal, value: Any, failed: Failed | None = None) -> bool:
+    def _record_last(self, journal: Journal, failed: Failed | None = None) -> bool:
         """Record what the last item has come to, if they are recorded one by one; false where there is no room."""
         if type(self._store) is not Packed:
             return True
         is_plain = failed is None and not self.chunk.timed
-        if is_plain and self._is_placed and type(value) in codec.ATOMS:
-            return journal.add(pickle.dumps(value, PROTOCOL))
+        bare = self._store.bare() if is_plain and self._is_placed else None
+        if bare is not None:
+            return journal.add(bare)
         packed, index = self._store.last(), self.chunk.start + self.done - 1
         self._is_placed = True
         if is_plain:

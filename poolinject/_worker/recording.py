@@ -9,17 +9,21 @@ from __future__ import annotations
 
 import resource
 import time
+from typing import NamedTuple
 
 from poolinject._transport.messages import Chunk
 from poolinject._worker.journal import Journal
 from poolinject._worker.outcomes import Packed, Work
 
 SHARE = 0.4  # of what an item takes, for recording it
+HARMLESS_SHARE = 0.3  # of the time below which they are recorded together; no item quicker than that is in the system
+# for long: a write of one byte to a file takes as long as recording does, 0.4 of that time
 BULK_SHARE = 0.12  # of the time below which they are recorded together; items quicker than that are not even counted,
 # and cannot leave much: a write of one byte to a file takes as long as recording does
 SYSTEM_SHARE = 0.2  # of what an item takes; of pure Python it is 0 to 0.1, of one that writes a line 0.4 to 1
 WINDOW = 0.05  # CPU seconds that must have been seen; systems tell the shares apart by a clock of some 10 ms
 LATER_WINDOW = 0.4  # the same where a worker has ended before: with 5 ticks of that clock one in 30 is told wrong
+LEAST_ITEMS = 64  # that must have been seen; what is told of a few of them is mostly the noise of the clocks
 ROUNDS, ITEMS = 8, 32  # of the measurement, about 0.3 ms
 WHOSE = getattr(resource, "RUSAGE_THREAD", resource.RUSAGE_SELF)  # the thread's, where the system tells
 
@@ -40,11 +44,11 @@ class Conduct:
         self._began = _times()
 
     def end(self, items: int, recording: float) -> None:
-        """So many items have ended, the recording of each of which took so long."""
+        """So many items have ended; of the time since they began so much went into recording them."""
         total, system = _times()
         self._items += items
         self._system += system - self._began[1]
-        self._total += max(total - self._began[0] - items * recording, 0.0)
+        self._total += max(total - self._began[0] - recording, 0.0)
         if self._total > 2 * self._window:
             self._items, self._system, self._total = self._items / 2, self._system / 2, self._total / 2
 
@@ -55,7 +59,7 @@ class Conduct:
         """
         most_system = SYSTEM_SHARE * max(self._total, harmless * self._items)
         is_calm = self._system < most_system if self._total >= self._window else self._total < harmless * self._items
-        return is_calm and self._total < seconds * self._items
+        return self._items >= LEAST_ITEMS and is_calm and self._total < seconds * self._items
 
 
 def _times() -> tuple[float, float]:
@@ -64,9 +68,16 @@ def _times() -> tuple[float, float]:
     return time.thread_time(), resource.getrusage(WHOSE).ru_stime
 
 
-def seconds_to_record(journal: Journal) -> float:
-    """Measure what recording takes here, in CPU seconds for a result; the journal must be empty, and is so again."""
-    best = 1.0
+class Cost(NamedTuple):
+    """What recording takes here, in seconds for a result; *around* is the part that a ``Work`` does not see itself."""
+
+    whole: float
+    around: float
+
+
+def cost_of_recording(journal: Journal) -> Cost:
+    """Measure it; the journal must be empty, and is so again."""
+    best = inside = 1.0
     for _ in range(ROUNDS):
         chunk = Chunk(id=0, run=0, slot=0, function=0, start=0, items=range(ITEMS))
         words = memoryview(bytearray(24)).cast("Q")
@@ -75,6 +86,6 @@ def seconds_to_record(journal: Journal) -> float:
         began = time.thread_time()
         for item in range(ITEMS):
             work.append(item)
-        best = min(best, (time.thread_time() - began) / ITEMS)
+        best, inside = min(best, (time.thread_time() - began) / ITEMS), min(inside, work.recording / ITEMS)
         journal.sent(journal.mark)
-    return best
+    return Cost(best, max(best - inside, 0.0))

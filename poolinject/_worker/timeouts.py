@@ -168,10 +168,11 @@ class TimedItems:
         """Take the failure of an item; what it made of the error is told as the cause of another one."""
         error = self._clock.end()
         if error is not None:
-            if failed.error is not error:
-                error = ItemTimeoutError(*error.args)
+            provider = failed.provider
+            if failed.error is not error:  # a cleanup has put another one in its place
+                error, provider = ItemTimeoutError(*error.args), None
                 error.__cause__ = failed.error
-            failed = ItemFailed(error, "timeout", failed.provider)
+            failed = ItemFailed(error, "timeout", provider)
         ends = self._fail(failed)
         self._clock.settle()
         return ends

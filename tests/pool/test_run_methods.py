@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import itertools
 import math
 import os
@@ -18,7 +19,7 @@ import pytest
 
 from poolinject import Depends, Failure, InjectedPool, ItemContext, Success, WorkerContext
 from poolinject.errors import PlanError
-from tests.conftest import Kind
+from tests.conftest import INLINE, THREAD, Kind
 from tests.pool import ledger as ledger_module
 
 PATIENCE = 15.0
@@ -298,6 +299,86 @@ def test_a_closed_iterator_gives_nothing_more(backend: Kind, on_error: Literal["
         assert list(exhausted) == [0, 2, 4]
         exhausted.close()  # type: ignore[attr-defined]
         assert next(exhausted, None) is None
+
+
+flag: contextvars.ContextVar[object] = contextvars.ContextVar("flag", default="unset")
+
+
+def swap_flag(_item: int) -> tuple[object, object]:
+    """Give the flag, and set it to what ``==`` takes for the same, and then to what refuses to be compared."""
+    before = flag.get()
+    flag.set(False)
+    between = flag.get()
+    flag.set(Incomparable())
+    return before, between
+
+
+class Incomparable:
+    """It has no truth to tell about."""
+
+    def __eq__(self, other: object) -> bool:
+        raise ValueError("not comparable")
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+def test_what_an_item_sets_in_its_context_is_gone_for_the_next(backend: Kind) -> None:
+    """Also where the caller, on whose thread it runs, had set an equal value."""
+
+    def run() -> list[tuple[object, object]]:
+        flag.set(0)
+        with backend.pool(1) as pool:
+            return pool.map(swap_flag, range(5))
+
+    results = contextvars.copy_context().run(run)
+    assert len({(type(before), type(between)) for before, between in results}) == 1
+    assert all(between is False for _, between in results)
+
+
+NOTHING_TO_COMPARE = Incomparable()
+
+
+def get_default(of: object = NOTHING_TO_COMPARE) -> str:
+    """Give what is known of a default."""
+    return type(of).__name__
+
+
+def with_defaults(
+    item: int, made: Annotated[str, Depends(get_default)], own: Any = NOTHING_TO_COMPARE
+) -> tuple[int, str, str]:
+    """Have a default like a NumPy array, whose ``==`` gives no truth value."""
+    return item, made, type(own).__name__
+
+
+def test_defaults_may_refuse_to_be_compared(backend: Kind) -> None:
+    """Of the function and of a provider."""
+    with backend.pool(1) as pool:
+        assert pool.map(with_defaults, [1]) == [(1, "Incomparable", "Incomparable")]
+        assert "get_default" in str(pool.explain(with_defaults))
+
+
+class Unhashed(type):
+    """A metaclass whose classes cannot be looked up."""
+
+    def __hash__(cls) -> int:
+        raise ValueError("hash")
+
+
+class Unfindable(metaclass=Unhashed):
+    """Of such a class."""
+
+
+def unfindable(item: int) -> object:
+    """Give one in between."""
+    return Unfindable() if item == 2 else item
+
+
+@pytest.mark.parametrize("kind", [INLINE, THREAD], ids=str)
+def test_the_class_of_a_result_may_refuse_to_be_hashed(kind: Kind) -> None:
+    """No outcome is lost."""
+    with kind.pool(1) as pool:
+        results = pool.map(unfindable, range(5))
+    assert [type(each).__name__ for each in results] == ["int", "int", "Unfindable", "int", "int"]
 
 
 @pytest.mark.parametrize("method", ["imap", "imap_unordered", "outcomes"])

@@ -3,7 +3,7 @@
 import pytest
 
 from poolinject._scheduling.backpressure import ReorderBuffer
-from poolinject._scheduling.chunking import MOST_UNITS, Chunking, Pace
+from poolinject._scheduling.chunking import MOST, MOST_UNITS, Chunking, Pace
 from poolinject._scheduling.scheduler import Scheduler
 from poolinject._scheduling.state import WINDOW, Emit, Finish, Lose, Recycle, RunState, Send, TakeBack
 from tests.scheduling.model import Model
@@ -51,6 +51,21 @@ def test_fast_chunks_are_sent_ahead_up_to_the_window() -> None:
     model.read(run, 100)
     model.answer(next(iter(model.chunks)), 1, seconds=1e-6, done=True)
     assert len(model.chunks) == WINDOW
+
+
+def test_chunks_that_still_grow_are_not_sent_ahead() -> None:
+    """Or a worker would be at dozens of small ones before it comes to a large one."""
+    model = ready_model(1)
+    run = model.open(limit=20_000)
+    model.read(run, 20_000)
+    sizes = []
+    while model.chunks:
+        chunk_id, chunk = next(iter(model.chunks.items()))
+        sizes.append(chunk.count)
+        assert len(model.chunks) <= 2 or sizes[-1] >= MOST // 8
+        model.answer(chunk_id, chunk.count, seconds=chunk.count * 1e-6, done=True)
+    assert sizes[:8] == [1, 4, 4, 16, 16, 64, 64, 256]
+    assert sum(sizes) == 20_000
 
 
 def test_short_chunks_share_a_message() -> None:
@@ -127,7 +142,7 @@ def test_a_suspect_is_lost_instead_of_the_item_that_was_begun_last() -> None:
     first, second = scheduler.arrived(0, 10)
     assert isinstance(first, Send)
     assert isinstance(second, Send)
-    scheduler.results(0, first.chunk, 4, 0.0, failed=False, done=False)
+    scheduler.results(0, first.chunk, 4, 4 * 0.002, failed=False, done=False)
     begun = {first.slot: 5, second.slot: 5}
     assert scheduler.gone(0, begun, None, (second.slot, 7)) == [Lose(0, 7, 0), Emit(0, 7)]
     again = [(send.start, send.size) for send in scheduler.ready(0) if isinstance(send, Send)]

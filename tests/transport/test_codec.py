@@ -1,4 +1,5 @@
 import datetime as dt
+import enum
 import itertools
 import os
 import pickle
@@ -15,8 +16,35 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from poolinject._transport import picklers
-from poolinject._transport.codec import Mark, Unsendable, decode, decode_batch, encode, encode_batch, shared_object
+from poolinject._transport.codec import (
+    BatchWriter,
+    Mark,
+    Unsendable,
+    decode,
+    decode_batch,
+    encode,
+    encode_atoms,
+    encode_batch,
+    shared_object,
+)
 from poolinject.errors import TransportError
+
+
+class Status(enum.Enum):
+    """A column of many tables."""
+
+    NEW = "new"
+    DONE = 2
+
+
+class Refusing(enum.Enum):
+    """Whose members cannot be pickled."""
+
+    ONE = 1
+
+    def __reduce_ex__(self, _protocol: object) -> NoReturn:
+        raise TypeError("not this one")
+
 
 ATOMS = (
     st.none()
@@ -25,6 +53,13 @@ ATOMS = (
     | st.floats(allow_nan=False)
     | st.binary()
     | st.text(st.characters())  # lone surrogates too
+    | st.complex_numbers(allow_nan=False)
+    | st.dates()
+    | st.timedeltas()
+    | st.decimals(allow_nan=False)
+    | st.datetimes(timezones=st.none() | st.just(dt.UTC))
+    | st.times(timezones=st.none() | st.just(dt.timezone(dt.timedelta(hours=2))))
+    | st.sampled_from(Status)
 )
 STRUCTURES = st.recursive(
     ATOMS,
@@ -88,6 +123,14 @@ def deep_list(depth: int = 100_000) -> list[Any]:
     return deep
 
 
+def written(members: list[object]) -> bytes:
+    """Return a batch that was written member by member."""
+    writer = BatchWriter("result")
+    for member in members:
+        writer.add(member)
+    return writer.take()[0]
+
+
 def round_trip(*objects: object) -> list[Any]:
     """Return what arrives for a batch."""
     return decode_batch(encode_batch(objects))
@@ -103,10 +146,39 @@ def test_primitive_structures_come_back_equal_in_a_single_pickle(objects: list[o
 
 
 @settings(max_examples=50, deadline=None)
-@given(st.lists(STRUCTURES | st.dates() | st.decimals(allow_nan=False), max_size=10))
+@given(st.lists(STRUCTURES | st.uuids() | st.datetimes(timezones=st.timezones()), max_size=10))
 def test_mixed_batches_come_back_equal(objects: list[object]) -> None:
     """Foreign objects anywhere change nothing for the members beside them."""
     assert decode_batch(encode_batch(objects)) == objects
+
+
+@pytest.mark.parametrize("encoded", [encode_batch, lambda members: encode_atoms(list(members)), written])
+def test_atom_that_cannot_be_pickled_costs_only_itself(encoded: Callable[[list[object]], bytes]) -> None:
+    """Nobody can change a member of an enum, but it has a say in how it is pickled."""
+    first, bad, last = decode_batch(encoded([(Status.NEW, 1), Refusing.ONE, "x"]))
+    assert (first, last) == ((Status.NEW, 1), "x")
+    assert isinstance(bad, Unsendable)
+    assert "not this one" in str(bad.error)
+
+
+def test_writer_lets_what_nobody_can_change_wait() -> None:
+    """Flat rows are copied and encoded together; the first other object has each encoded for itself."""
+    writer, row = BatchWriter("result"), [1]
+    writer.add(row)
+    row[0] = 2
+    writer.add(row)
+    assert pickle.loads(writer.bare() or b"") == [2]
+    assert decode_batch(writer.last()) == [[2]]
+    data, count = writer.take()
+    assert (data[0], count, decode_batch(data)) == (0, 2, [[1], [2]])
+    for member in ((1, Status.DONE), Row(3), 4):
+        writer.add(member)
+    assert writer.bare() is None
+    data, count = writer.take()
+    assert (data[0], count, decode_batch(data)) == (1, 3, [(1, Status.DONE), Row(3), 4])
+    writer.add(Refusing.ONE)
+    assert writer.bare() is None
+    assert isinstance(decode_batch(writer.last())[0], Unsendable)
 
 
 @pytest.mark.parametrize(
