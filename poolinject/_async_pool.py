@@ -30,7 +30,7 @@ Items: TypeAlias = Iterable[Any] | AsyncIterable[Any]
 Tuples: TypeAlias = Iterable[Sequence[Any]] | AsyncIterable[Sequence[Any]]
 
 OPTION_NAMES = dict.fromkeys(field.name for field in fields(Asked))
-UNASKED = Asked(chunksize=None, progress=None, on_error="raise", retries=None, timeout=None, delivery="at_least_once")
+UNASKED = Asked(None, None, on_error="raise", retries=None, timeout=None, delivery="at_least_once", awaits=True)
 
 
 class AsyncMethods(Wiring):

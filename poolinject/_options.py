@@ -11,6 +11,7 @@ from typing import Any, Literal, TypeAlias, TypedDict, get_args
 
 from poolinject._injection.application import Application
 from poolinject._injection.async_backends import check_available
+from poolinject._injection.signature import kind_of
 from poolinject._scheduling.progress import Progress, check_progress
 from poolinject._scheduling.recycling import Limits
 from poolinject._scheduling.retries import RetryPolicy, as_policy, without_lost
@@ -195,6 +196,7 @@ class Asked:
     timeout: float | None
     delivery: Delivery
     concurrency: int | None = None
+    awaits: bool = False  # what an async on_error gives
 
     def apply_to(self, options: RunOptions, backend: str, capabilities: Capabilities) -> None:
         """Check it and make it options of a run.
@@ -208,6 +210,9 @@ class Asked:
         if self.on_error not in ("raise", "return") and not callable(self.on_error):
             message = f"on_error must be 'raise', 'return' or a callable, not {self.on_error!r}"
             raise ValueError(message)
+        if not self.awaits and callable(self.on_error) and kind_of(self.on_error) == "coroutine":
+            message = f"on_error {self.on_error!r} is async, and only the async methods (amap and so on) await it"
+            raise TypeError(message)
         if self.delivery not in DELIVERIES:
             message = f"delivery must be {' or '.join(map(repr, DELIVERIES))}, not {self.delivery!r}"
             raise ValueError(message)

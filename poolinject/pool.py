@@ -177,8 +177,8 @@ class InjectedPool(AsyncMethods):
                 once, or after a millisecond where they take a few microseconds. ``"at_most_once"``: they fail, too,
                 and ``retries`` does not count for what was lost.
             concurrency: How many items run beside each other on each worker, each in a task of its own on the worker's
-                event loop: 16 by default where ``func`` is a coroutine function, which is handed single items
-                then, whatever ``chunksize`` says; others run one item after another.
+                event loop: 16 by default where ``func`` is a coroutine function, whose chunks have no more items
+                than that, whatever ``chunksize`` says; others run one item after another.
 
         Raises:
             PlanError, TransportError, TypeError, ValueError: Before any item is sent, if the call cannot work.

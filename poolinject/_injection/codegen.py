@@ -242,11 +242,14 @@ class _Writer:
         return f"await {call}" if self.is_async else f"run({call})"
 
     def passed(self, arguments: tuple[Argument, ...], item: Sequence[str] = ()) -> str:
-        """Write what stands between the parentheses; Python would append more than it has on the stack to a list."""
+        """Write what stands between the parentheses: tuples added up where Python would append one by one to a list."""
         bare, named = [*item], []
         for argument in arguments:
             value = self.value(argument.source)
-            bare.append(value) if argument.name is None else named.append(f"{argument.name}={value}")
+            if argument.name is None:
+                bare.append(value)
+            else:
+                named.append(f"{argument.name}={value}")
         if len(bare) > MOST_ON_STACK:
             starts = range(0, len(bare), MOST_ON_STACK)
             tuples = (f"({', '.join(bare[start : start + MOST_ON_STACK])},)" for start in starts)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import contextvars
-import itertools
-import operator
 import threading
 import time
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 from poolinject._scheduling.blocks import Block
+from poolinject._scheduling.iteration import Iteration, Parts
 from poolinject._scheduling.progress import length_of
 from poolinject._scheduling.runs import WAIT_SECONDS, Run
 from poolinject._transport.messages import Failure, Success
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
     Convert = Callable[[Block], Iterable[Any]]
 
 ITEM_REPR = 200  # characters of an item's repr in an error text
+READ_SECONDS = 0.001  # for the items of a chunk, where those run on the thread that reads
 SEQUENCES = (list, tuple, range)  # of which slices can be had at once
 
 
@@ -77,6 +77,8 @@ class Consumption:
         """Let the iteration end, on whichever thread it is."""
         self._is_closed = True
         abandon(self.driver, self.run)
+        if self.driver.inline and self.driver.stepping_on is None:  # nobody else would close what is open
+            self._settle()
 
     def begin(self) -> None:
         """Begin the run; what cannot be read at once is read on a thread."""
@@ -110,6 +112,8 @@ class Consumption:
                         run.release(len(part), at_once=False)
                 else:
                     for value in given:
+                        if self._is_closed:  # by what *on_error* calls
+                            return
                         part = [value]
                         del value
                         yield iter(part)
@@ -138,8 +142,7 @@ class Consumption:
         self._refuse_to_wait()
         while not self._is_closed:
             if driver.inline and not run.finished:
-                most = max(run.chunking.size, run.options.concurrency)
-                run.read(self._source, driver.notify, most=most if run.wants_items else 0)
+                self._read_chunk()
                 driver.step(0)
             block = run.take(driver.rest(run) if driver.inline else WAIT_SECONDS)
             if block is not None or run.exhausted:
@@ -147,6 +150,16 @@ class Consumption:
             if not driver.alive and not run.finished:
                 raise driver.failure or PoolClosedError(driver.name)
         return None
+
+    def _read_chunk(self) -> None:
+        """Read on the thread that runs the items: for a chunk, fewer where the input is so slow that those wait."""
+        run, count = self.run, 1
+        left = max(run.chunking.size, run.options.concurrency) if run.wants_items else 0
+        until = time.perf_counter() + READ_SECONDS
+        while run.read(self._source, self.driver.notify, most=min(count, left)) and left > count:
+            left, count = left - count, 2 * count
+            if time.perf_counter() > until:
+                break
 
     def _refuse_to_wait(self) -> None:
         if self.driver.is_current_thread:
@@ -160,12 +173,16 @@ class Consumption:
             BaseException: The failure of an item, what the input raised, or that the pool was shut down.
         """
         run = self.run
-        if run.failure is not None and run.options.fail_fast:
-            raise_failure(run.failure, run.options)
-        if run.error is not None:
-            raise run.error
-        if run.input_was_cut:
-            raise PoolClosedError(self.driver.name)
+        failure, run.failure, error, run.error = run.failure, None, run.error, None
+        try:
+            if failure is not None and run.options.fail_fast:
+                raise_failure(failure, run.options)
+            if error is not None:
+                raise error
+            if run.input_was_cut:
+                raise PoolClosedError(self.driver.name)
+        finally:
+            del failure, error  # which refer to this frame when they have been raised: each would keep the other
 
     def _settle(self) -> None:
         """Let nothing more start and give open scopes the time to close; a second interrupt cuts it short."""
@@ -177,53 +194,7 @@ class Consumption:
                 driver.step(0)
             else:
                 run.take(min(WAIT_SECONDS, max(0.0, deadline - time.monotonic())))
-
-
-class Iteration(itertools.chain[Any]):
-    """What the caller iterates over: parts, one after another, at the speed of C. Closing or dropping it cancels."""
-
-    parts: Parts
-
-    @classmethod
-    def over(cls, parts: Parts) -> Iteration:
-        """Make one of parts."""
-        made: Iteration = cls.from_iterable(parts)  # type: ignore[assignment]  # of a subclass it makes one, too
-        made.parts = parts
-        return made
-
-    def close(self) -> None:
-        """Cancel the run, and give nothing more; another thread that waits for a result comes to the end."""
-        self.parts.close()
-
-
-class Parts:
-    """The parts of an iteration, given by a generator of list iterators, the first of which is empty.
-
-    Threads may share the iteration, since a part is given again until nothing is left of it: of two threads that ask at
-    the same time the second one would make ``chain`` forget what the first one has got.
-    """
-
-    def __init__(self, parts: Generator[Iterator[Any], None, None], cancel: Callable[[], None]) -> None:
-        self._parts, self._cancel, self._lock = parts, cancel, threading.Lock()
-        self._newest = next(parts)  # up to its first yield, so that closing it runs the code that cancels
-
-    def __iter__(self) -> Iterator[Iterator[Any]]:
-        return self
-
-    def __next__(self) -> Iterator[Any]:
-        with self._lock:
-            if not operator.length_hint(self._newest):
-                self._newest = next(self._parts)
-            return self._newest
-
-    def close(self) -> None:
-        """Cancel what the parts come of; a thread that is in the generator ends it, else this one does."""
-        self._cancel()
-        if self._lock.acquire(blocking=False):
-            try:
-                self._parts.close()
-            finally:
-                self._lock.release()
+        run.failure = run.error = None  # as in ``raise_end``
 
 
 def _feed(driver: Driver, run: Run, source: Iterator[Any]) -> None:
@@ -274,8 +245,13 @@ def drive_inline(driver: Driver, run: Run) -> None:
 
 def up_to_failure(block: Block, options: RunOptions) -> Iterator[Any]:
     """Give the values before the first failure, then raise that."""
-    yield from block.values[: block.failures[0].offset]
-    raise_failure(block.failure(0), options)
+    values, failure = block.values[: block.failures[0].offset], block.failure(0)
+    del block
+    yield from values
+    try:
+        raise_failure(failure, options)
+    finally:
+        del failure  # as in ``raise_end``
 
 
 def replacing(on_error: Literal["return"] | Callable[[Failure], Any]) -> Convert:
@@ -310,7 +286,10 @@ def to_outcomes(block: Block) -> Iterator[Success[Any] | Failure]:
 
 def raise_failure(failure: Failure, options: RunOptions) -> NoReturn:
     """Raise the original exception of a failed item, with a note and the worker's traceback."""
-    raise error_of(failure, options)
+    try:
+        raise error_of(failure, options)
+    finally:
+        del failure  # as in ``raise_end``
 
 
 def error_of(failure: Failure, options: RunOptions) -> BaseException:

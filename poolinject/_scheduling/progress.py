@@ -29,7 +29,7 @@ class Bar:
 
     @property
     def is_shown(self) -> bool:
-        """Whether anybody sees it move."""
+        """Whether there is one."""
         return self._bar is not None
 
     def update(self, finished: int, failed: int = 0, retries: int = 0) -> None:

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import pytest
 from fastapi import Request
 
-from poolinject import Depends, InjectedPool, LifetimeError, PlanError, PoolInjectError, TransportError
+from poolinject import Depends, Failure, InjectedPool, LifetimeError, PlanError, PoolInjectError, TransportError
 from poolinject.backends.inline import InlineBackend
 from tests.conftest import Kind
 
@@ -83,6 +83,20 @@ def test_a_bad_option_of_a_run_is_named(
             getattr(pool, method)(echo, items, **options)
         assert list(pool.workers) == []
         assert next(items) == 0
+
+
+async def handle_async(failure: Failure) -> int:
+    """Nobody would await it."""
+    return failure.index
+
+
+def test_an_async_on_error_of_a_sync_method_is_refused(process: Kind) -> None:
+    """Instead of coroutines that stand in the places of items."""
+    with process.pool() as pool:
+        for method in (pool.map, pool.imap, pool.imap_unordered):
+            with pytest.raises(TypeError, match=r"handle_async.* is async, and only the async methods"):
+                method(echo, [1], on_error=handle_async)
+        assert list(pool.workers) == []
 
 
 @pytest.mark.parametrize("on_error", ["ignore", None, 3, "RETURN"])

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import pickle
 import sys
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import Annotated, Any, NoReturn
@@ -435,3 +437,36 @@ def test_a_raised_error_can_be_pickled_with_its_notes(backend: Kind) -> None:
         pool.map(int, ["x"])
     again = pickle.loads(pickle.dumps(caught.value))
     assert again.__notes__ == caught.value.__notes__
+
+
+class Held:
+    """An item that can be watched."""
+
+
+def refuse_always(_item: object) -> None:
+    """Fail."""
+    raise RefusedError(7, reason="refused")
+
+
+def refuse_in_callback(failure: Failure) -> None:
+    """Fail where the failure is handled."""
+    raise LookupError(failure.index)
+
+
+@pytest.mark.parametrize("method", ["map", "imap", "imap_unordered"])
+@pytest.mark.parametrize("on_error", ["raise", refuse_in_callback], ids=["raise", "callback"])
+def test_a_failed_run_lets_its_items_go_with_its_error(parallel: Kind, method: str, on_error: Any) -> None:
+    """At once, not when garbage is collected: an error and the frames that it went through do not keep each other."""
+    item = Held()
+    watch = weakref.ref(item)
+    with parallel.pool(1) as pool:
+        pool.map(abs, [1])
+        gc.disable()
+        try:
+            with pytest.raises((RefusedError, LookupError)) as caught:
+                list(getattr(pool, method)(refuse_always, [item], on_error=on_error))
+            del item, caught
+            assert pool.map(abs, [-1]) == [1]
+            assert watch() is None
+        finally:
+            gc.enable()

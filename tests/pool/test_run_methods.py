@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import contextvars
+import copy
 import itertools
 import math
 import os
+import pickle
 import sys
 import threading
+import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from types import ModuleType
@@ -412,6 +417,45 @@ def test_of_threads_that_share_an_iterator_one_gets_the_failure(parallel: Kind) 
     assert len(taken) == 2500
 
 
+@pytest.mark.parametrize("asks", [next, list])
+def test_on_error_must_not_ask_for_more(backend: Kind, asks: Callable[[Any], object]) -> None:
+    """It is told so, and so is the loop, also where it takes no notice."""
+
+    def handle(failure: Failure) -> str:
+        with pytest.raises(RuntimeError, match="must not ask for the next result"):
+            asks(results)
+        return str(failure.item)
+
+    with backend.pool(1) as pool:
+        results = pool.imap(failing_in_between, range(2490, 2510), on_error=handle)
+        with pytest.raises(RuntimeError, match="must not ask for the next result"):
+            list(results)
+        assert pool.map(echo, [1]) == [1]
+
+
+def test_on_error_may_close_the_iterator(backend: Kind) -> None:
+    """Nothing comes any more."""
+
+    def handle(failure: Failure) -> str:
+        results.close()  # type: ignore[attr-defined]
+        return str(failure.item)
+
+    with backend.pool(1) as pool:
+        results = pool.imap(failing_in_between, range(2490, 2510), on_error=handle)
+        assert list(results) == [-1] * 10
+        assert pool.map(echo, [1]) == [1]
+
+
+@pytest.mark.parametrize("duplicate", [copy.copy, copy.deepcopy, pickle.dumps])
+def test_an_iterator_cannot_be_duplicated(backend: Kind, duplicate: Callable[[object], object]) -> None:
+    """As no generator can."""
+    with backend.pool(1) as pool:
+        results = pool.imap(echo, range(3))
+        with pytest.raises(TypeError, match="neither copied nor pickled"):
+            duplicate(results)
+        assert list(results) == [0, 1, 2]
+
+
 def test_an_iterator_can_be_closed_while_another_thread_waits(parallel: Kind, ledger: ModuleType) -> None:
     """Which comes to the end at once, though its item goes on."""
     with parallel.pool(1) as pool, ThreadPoolExecutor(1) as threads:
@@ -423,6 +467,47 @@ def test_an_iterator_can_be_closed_while_another_thread_waits(parallel: Kind, le
         results.close()  # type: ignore[attr-defined]
         assert rest.result(PATIENCE) == []
         ledger.note("release")
+
+
+def test_a_slow_input_holds_no_result_up(backend: Kind) -> None:
+    """Each comes before the item after the next is read, also where large chunks would be worth it."""
+    read: list[int] = []
+
+    def slow() -> Iterator[int]:
+        for number in range(6):
+            time.sleep(0.02)
+            read.append(number)
+            yield number
+
+    with backend.pool(1) as pool:
+        pool.map(echo, range(1000))
+        waits = [len(read) - 1 - result for result in pool.imap(echo, slow())]
+    assert max(waits) <= 1
+
+
+async def get_noted(item: int) -> AsyncIterator[int]:
+    """Open and close, with a wait in between."""
+    with contextlib.contextmanager(ledger_module.span)(f"noted {item}"):
+        yield item
+
+
+async def sleep_long(item: int, _: Annotated[int, Depends(get_noted)]) -> int:
+    """Let the first item end at once, the others late."""
+    await asyncio.sleep(0 if item == 0 else PATIENCE)
+    return item
+
+
+def test_closing_an_iterator_ends_what_runs_beside(backend: Kind, ledger: ModuleType) -> None:
+    """Also where nothing goes on by itself."""
+    with backend.pool(1) as pool:
+        results = pool.imap_unordered(sleep_long, range(8))
+        assert next(results) == 0
+        results.close()  # type: ignore[attr-defined]
+        deadline = time.monotonic() + PATIENCE
+        while sum({"+": 1, "-": -1}[text[-1]] for text in ledger.texts()) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        ledger.check_balanced()
+        assert 1 <= ledger.count("noted") // 2 <= 8
 
 
 def held(item: int) -> int:
