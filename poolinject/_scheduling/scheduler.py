@@ -140,7 +140,7 @@ class Scheduler:
         if done:
             self._close(worker, chunk)
             if not run.cancelled:
-                run.again.extend((chunk.start + row.start, len(row), chunk.attempt) for row in chunk.missing())
+                run.give_back([(chunk.start + row.start, len(row), chunk.attempt) for row in chunk.missing()])
                 self._offer(run)
         if failed and run.fail_fast:
             actions += self.cancel(run.id)
@@ -156,7 +156,7 @@ class Scheduler:
         worker.room += chunk.count - kept
         worker.beside -= chunk.count - kept if chunk.beside > 1 else 0
         if kept < chunk.count and not chunk.run.cancelled:
-            chunk.run.again.append((chunk.start + kept, chunk.count - kept, chunk.attempt))
+            chunk.run.give_back([(chunk.start + kept, chunk.count - kept, chunk.attempt)])
             self._offer(chunk.run)
         chunk.count = kept
         return self._fill()

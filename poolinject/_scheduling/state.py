@@ -115,6 +115,13 @@ class RunState:
     again: deque[tuple[int, int, int]] = field(default_factory=deque)
     waiting: dict[int, int] = field(default_factory=dict)
 
+    def give_back(self, parts: list[tuple[int, int, int]]) -> None:
+        """Take what a worker has not done: before what comes after it, so that items run about in their order."""
+        if parts and self.again and parts[0] < self.again[0]:
+            self.again.extendleft(reversed(parts))
+        else:
+            self.again.extend(parts)
+
     @property
     def available(self) -> int:
         """Items that are there and in no chunk."""

@@ -134,6 +134,14 @@ def test_lost_worker_loses_what_it_had_begun_and_gives_back_the_rest() -> None:
     assert scheduler.results(1, again.chunk, 2, 0.0, failed=False, done=True) == [Emit(0, 3), Finish(0)]
 
 
+def test_what_is_given_back_goes_before_what_comes_after_it() -> None:
+    """So that items run about in the order of the input, also where each worker manages only a few."""
+    run = RunState(0, Chunking(1), None, fail_fast=False)
+    for parts in ([(4, 2, 1)], [(1, 1, 1), (3, 1, 1)], [(9, 1, 2)], []):
+        run.give_back(parts)
+    assert list(run.again) == [(1, 1, 1), (3, 1, 1), (4, 2, 1), (9, 1, 2)]
+
+
 def test_a_suspect_is_lost_instead_of_the_item_that_was_begun_last() -> None:
     """The third of five was being unpickled while none of its chunk had begun: both sides of it go out again."""
     scheduler = Scheduler(1)
