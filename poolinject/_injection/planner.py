@@ -7,6 +7,7 @@ makes below a cached dependency is made again all the same, as FastAPI does.
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +37,7 @@ from poolinject._injection.signature import EMPTY, Declared, declared_parameters
 from poolinject._injection.signature import POSITIONAL as POSITIONAL_KINDS
 from poolinject._injection.traits import Traits
 from poolinject._injection.validation import Site
+from poolinject.errors import PlanError
 from poolinject.markers import ItemContext, Lifetime, Provider, WorkerContext
 
 if TYPE_CHECKING:
@@ -74,11 +76,17 @@ class Planner:
         Raises:
             PlanError: If anything is declared wrongly, with the path to it.
         """
-        return self._draft().function(function, call)
+        try:
+            return self._draft().function(function, call)
+        except RecursionError:
+            raise _too_deep(function) from None
 
     def plan_get(self, provider: Provider) -> Plan:
         """Build the plan that makes one dependency, as ``Depends(provider)`` would."""
-        return self._draft().dependency(provider)
+        try:
+            return self._draft().dependency(provider)
+        except RecursionError:
+            raise _too_deep(provider) from None
 
     def unmatched(self) -> list[Provider]:
         """Give the overridden providers that no plan so far depends on."""
@@ -86,6 +94,12 @@ class Planner:
 
     def _draft(self) -> Draft:
         return Draft(self.registry, self.lifetimes, dict(self.overrides), self._matched, self._application)
+
+
+def _too_deep(function: Provider) -> PlanError:
+    limit = sys.getrecursionlimit()
+    remedy = f"sys.setrecursionlimit, which is at {limit:,} here, can allow more"
+    return PlanError((name_of(function),), "its dependencies are nested too deeply to follow", remedy)
 
 
 class Draft:

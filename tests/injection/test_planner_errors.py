@@ -3,6 +3,7 @@
 # ruff: noqa: D103 - a provider says it in its name
 from __future__ import annotations
 
+import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
@@ -338,3 +339,18 @@ def test_failed_plan_leaves_the_planner_usable() -> None:
     with pytest.raises(PlanError):
         planner.plan(nothing_fills, "map")
     assert planner.plan(get_from_item, "map").leading == ("item",)
+
+
+@pytest.mark.parametrize("gets", [False, True])
+def test_dependencies_nested_beyond_the_recursion_limit_are_a_plan_error(*, gets: bool) -> None:
+    provider: Provider = abs
+    for _ in range(sys.getrecursionlimit()):
+
+        def one_above(below: Any = Depends(provider)) -> Any:
+            return below
+
+        provider = one_above
+    planner = Planner(Registry(), {}, {})
+    with pytest.raises(PlanError, match=r"one_above: .* nested too deeply .* sys.setrecursionlimit") as caught:
+        planner.plan_get(provider) if gets else planner.plan(provider, "broadcast")
+    assert caught.value.path[0].endswith("one_above")
