@@ -34,7 +34,7 @@ from poolinject.backends._imports import Imports, import_own, renew_randomness
 
 SERVER_ENTRY = f"{__name__}:serve"
 ACCEPTED = 0
-ORPHAN_SECONDS = 1.7  # that a worker gets when nobody waits for it any more; longer than it takes to end by itself
+ORPHAN_SECONDS = 1.6  # that a worker gets when nobody waits for it any more; longer than it takes to end by itself
 
 
 class Request(NamedTuple):
