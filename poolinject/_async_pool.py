@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeAlias, TypeVar, Unpack, overloa
 
 import anyio
 
-from poolinject._options import Asked, Options, OutcomeOptions
+from poolinject._options import Asked, AskedToAwait, Options, OutcomeOptions
 from poolinject._scheduling import consuming
 from poolinject._scheduling.async_consuming import AsyncConsumption, AsyncResults
 from poolinject._scheduling.async_waking import in_thread
@@ -30,7 +30,7 @@ Items: TypeAlias = Iterable[Any] | AsyncIterable[Any]
 Tuples: TypeAlias = Iterable[Sequence[Any]] | AsyncIterable[Sequence[Any]]
 
 OPTION_NAMES = dict.fromkeys(field.name for field in fields(Asked))
-UNASKED = Asked(None, None, on_error="raise", retries=None, timeout=None, delivery="at_least_once", awaits=True)
+UNASKED = AskedToAwait(None, None, on_error="raise", retries=None, timeout=None, delivery="at_least_once")
 
 
 class AsyncMethods(Wiring):

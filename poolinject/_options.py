@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias, TypedDict, get_args
+from typing import Any, ClassVar, Literal, TypeAlias, TypedDict, get_args
 
 from poolinject._injection.application import Application
 from poolinject._injection.async_backends import check_available
@@ -196,7 +196,7 @@ class Asked:
     timeout: float | None
     delivery: Delivery
     concurrency: int | None = None
-    awaits: bool = False  # what an async on_error gives
+    awaits: ClassVar[bool] = False  # what an async on_error gives
 
     def apply_to(self, options: RunOptions, backend: str, capabilities: Capabilities) -> None:
         """Check it and make it options of a run.
@@ -227,6 +227,13 @@ class Asked:
                 )
                 raise ValueError(message)
             options.at_most_once, options.retries = True, without_lost(options.retries)
+
+
+class AskedToAwait(Asked):
+    """The same of an async run method."""
+
+    __slots__ = ()
+    awaits = True
 
 
 CONCURRENCY = 16  # of coroutine functions, where nobody says otherwise

@@ -52,7 +52,7 @@ class Parts:
         if self._asking == threading.get_ident():
             self._is_misused = True  # ``chain`` has ended with this error, so the outer call must not seem to go on
             raise _misused()
-        with self._lock:
+        with self._lock:  # whose holder waits in bounded steps, and ends when the driver does
             if not operator.length_hint(self._newest):
                 self._asking = threading.get_ident()
                 try:

@@ -1,7 +1,8 @@
 """Objects to bytes and back, singly and in batches. Runs in the caller and in workers.
 
-A batch of builtin primitives is one pickle. Any other is one pickle for each member (``BatchWriter``), so that a member
-which cannot be pickled or unpickled costs only itself. User code that runs on the way (``__reduce__``,
+A batch of builtin primitives, other atoms and their containers is one pickle. Any other is one pickle for each member
+(``BatchWriter``), so that a member which cannot be pickled or unpickled costs only itself. (Of atoms only members of
+an enum can fail to be unpickled; then the whole batch does.) User code that runs on the way (``__reduce__``,
 ``__setstate__``) may raise what it likes, ``KeyboardInterrupt`` as well: batches are made and read where no Ctrl-C is
 heard. Only ``encode``, which the calling thread uses for functions, lets that through.
 """

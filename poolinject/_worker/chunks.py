@@ -105,7 +105,7 @@ class ChunkRunner:
         while work.resume(self._arena):
             self._send_all()
             self._go(loop, work)
-        function.conduct.end(work.done, work.recording + work.packed * self._cost.around)
+        function.conduct.end(work.done, work.recording(self._cost.around))
         function.has_objects |= work.has_objects
         self._send_rest(function, work)
         if work.done:
@@ -124,9 +124,8 @@ class ChunkRunner:
     def _open(self, function: Loaded, chunk: Chunk) -> tuple[Loop, Work]:
         """Come to a chunk."""
         loop, counts = self._loop(function, chunk)
-        is_quick = not chunk.timeout and function.conduct.is_quicker_than(
-            self._quick, harmless=self._harmless
-        )  # it covers the pickling of each
+        is_quicker = function.conduct.is_quicker_than
+        is_quick = not chunk.timeout and is_quicker(self._quick, harmless=self._harmless)  # with the pickling of each
         make = Work if self.memory is None else self.memory.work
         work = self._work = make(
             chunk,
@@ -156,9 +155,9 @@ class ChunkRunner:
     def _loop(self, function: Loaded, chunk: Chunk) -> tuple[Loop, bool]:
         """Choose the loop for a chunk; tell whether it counts."""
         damaged = isinstance(chunk.items, DamagedBatch)
-        is_counted = chunk.exact or damaged or not function.conduct.is_quicker_than(self._bulk, harmless=self._bulk)
-        if function.bulk is not None and not is_counted:
-            return function.bulk, False
+        bulk, is_quicker = function.bulk, function.conduct.is_quicker_than
+        if bulk is not None and not (chunk.exact or damaged) and is_quicker(self._bulk, harmless=self._bulk):
+            return bulk, False
         return _guarded(function.loop) if damaged else function.loop, True
 
     def _go(self, loop: Loop, work: Work, most: int | None = None) -> None:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from poolinject._transport.payloads import Arena
     from poolinject._worker.journal import Journal
 
+MEASURED = 64  # results of a chunk of which it is measured what packing and recording them takes
 USUAL = 4  # times the least; what takes longer is not the work alone
 _AT_END = 2  # members of what a pickle would say of an iterator over a list that has ended
 
@@ -110,8 +111,8 @@ class Work:
         self._recorded = 0  # outcomes in the store that the journal has, where they are recorded together
         self.has_objects = False  # which must be pickled at once, before another item can change them
         self._object: list[Any] = []  # the first of them
-        self._least = math.inf  # seconds that packing and recording a result took
-        self.recording, self.packed = 0.0, 0  # the same for all of them, interruptions left out; and how many they are
+        self._measured, self._least = 0, math.inf  # results; seconds that packing and recording one took
+        self._spent = 0.0  # seconds for all that were measured, interruptions left out
         self._is_placed = False  # a reader of the journal knows which item the next entry is about
         self._place = 3 * chunk.slot  # of the bound
         self._failures: list[Failed] = []
@@ -207,20 +208,27 @@ class Work:
 
     def append(self, value: Any) -> None:
         """Take the result of an item."""
-        began = time.perf_counter()
+        began = time.perf_counter() if self._measured < MEASURED else 0.0
         with self.lock:
             self._store.add(value)
             if self.chunk.timed:
-                self._time(began)
+                self._time(time.perf_counter())
             fits = self._journal is None or self._record_last(self._journal)
-        spent = time.perf_counter() - began
-        self._least = min(self._least, spent)
-        self.packed += 1
-        self.recording += spent if spent < USUAL * self._least else self._least
+        if began:
+            self._measure(time.perf_counter() - began)
         if not fits and self._send_all is not None:
             self._send_all()
         if self._words[self._place] < self._bound:
             self.heed_bound()
+
+    def _measure(self, spent: float) -> None:
+        self._measured += 1
+        self._least = min(self._least, spent)
+        self._spent += spent if spent < USUAL * self._least else self._least
+
+    def recording(self, around: float) -> float:
+        """Give the seconds that went into packing and recording the results, each with so many *around* it."""
+        return (self._spent / self._measured + around) * self.done if self._measured else 0.0
 
     def fail(self, failed: ItemFailed) -> None:
         """Take the failure of an item."""

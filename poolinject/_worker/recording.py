@@ -86,6 +86,6 @@ def cost_of_recording(journal: Journal) -> Cost:
         began = time.thread_time()
         for item in range(ITEMS):
             work.append(item)
-        best, inside = min(best, (time.thread_time() - began) / ITEMS), min(inside, work.recording / ITEMS)
+        best, inside = min(best, (time.thread_time() - began) / ITEMS), min(inside, work.recording(0.0) / ITEMS)
         journal.sent(journal.mark)
     return Cost(best, max(best - inside, 0.0))
