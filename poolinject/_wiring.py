@@ -58,7 +58,7 @@ class Wiring:
         run = self._engine.make_run(driver, load, options, None, Bar(None, None))
         future: Future[Any] = Future()
         consuming.deliver_to_future(driver, run, future)
-        run.read(iter([args]), driver.notify, most=2)
+        run.read(iter([args]), consuming.unheard, most=2)
         driver.open(run)
         if driver.inline:
             consuming.drive_inline(driver, run)

@@ -54,11 +54,13 @@ class Consumption:
         values: list[Any] = []
         if convert is None:
             run.gather(values)
+        goes_on = not driver.inline
+        if goes_on and self._length is not None:  # what is there already comes together with the run
+            goes_on = run.read(self._source, unheard)
         try:
             driver.open(run)
-            while not driver.inline and run.read(self._source, driver.notify):
-                if not driver.alive:
-                    break
+            while goes_on and driver.alive:
+                goes_on = run.read(self._source, driver.notify)
             while (block := self._next_block()) is not None:
                 values.extend(block.values if convert is None else convert(block))
                 del block  # or its items would live until the next one comes
@@ -195,6 +197,10 @@ class Consumption:
             else:
                 run.take(min(WAIT_SECONDS, max(0.0, deadline - time.monotonic())))
         run.failure = run.error = None  # as in ``raise_end``
+
+
+def unheard() -> None:
+    """Tell nobody: the run is not open yet, and its input is looked at when it is."""
 
 
 def _feed(driver: Driver, run: Run, source: Iterator[Any]) -> None:

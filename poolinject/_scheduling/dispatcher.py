@@ -99,14 +99,14 @@ class Dispatcher:
         """Tell the scheduler what has been read since."""
         for run in list(self._reading.values()):
             ended = run.input_ended  # before the count: what was read before the end is in it
-            while count := run.news():
-                self._perform(self.scheduler.arrived(run.id, count))
-                if not self.scheduler.is_hungry:  # else the run is to tell when there is more
-                    break
             if ended:
                 run.end_announced = True
                 self._reading.pop(run.id, None)
-                self._perform(self.scheduler.ended(run.id))
+                self._perform(self.scheduler.ended(run.id, run.news()))
+            while not ended and (count := run.news()):
+                self._perform(self.scheduler.arrived(run.id, count))
+                if not self.scheduler.is_hungry:  # else the run is to tell when there is more
+                    break
 
     def look_at_balance(self, *, heard: bool) -> None:
         """Note whether workers were heard of; where none was for a while, idle ones get what waits at others."""
@@ -115,6 +115,8 @@ class Dispatcher:
 
     def look(self) -> float:
         """Do what it is time for; give for how long there is nothing of that kind."""
+        if not self.runs:
+            return math.inf
         return min(self._reclaim(), self._look_at_retries(), self._look_at_limits(), self._look_for_late())
 
     def _reclaim(self) -> float:

@@ -7,7 +7,6 @@ import signal
 import threading
 import time
 from collections import deque
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from poolinject._scheduling.dispatcher import Dispatcher
@@ -19,7 +18,7 @@ from poolinject.backends.base import Gone, Joined, Leaving, WorkerInfo
 from poolinject.errors import BackendUnavailableError, PoolClosedError, WorkerLostError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
 
     from poolinject._scheduling.reports import CleanupReport, RunReport
     from poolinject._scheduling.runs import Run
@@ -166,39 +165,37 @@ class Driver:
 
     def step(self, timeout: float) -> None:
         """Do what is there to do, waiting at most *timeout* seconds for something."""
-        with self._step_lock, self._mark_stepping():
-            if self.over.is_set():
-                return
-            while self._inbox:
-                self._inbox.popleft()()
-            self.dispatcher.look_at_inputs()
-            if not self._endings.alive or self._deserted_at is not None:
-                self._look_whether_deserted()
-            timeout = min(timeout, self.dispatcher.look())
-            if self._shutdown is None:
-                timeout = self._endings.advance(timeout)
-            else:
-                timeout = self._shutdown.advance(timeout)
-                if self._shutdown.over:
-                    self._finish()
-                    return
-            self.dispatcher.tell()
-            messages = self.backend.receive(0 if self._inbox else timeout)
-            for worker_id, message in messages:
-                self._follow(worker_id, message)
-            self.dispatcher.look_at_balance(heard=bool(messages))
-            self.dispatcher.tell()
+        with self._step_lock:
+            before, self.stepping_on = self.stepping_on, threading.get_ident()
+            try:
+                if not self.over.is_set():
+                    self._step(timeout)
+            finally:
+                self.stepping_on = before
+                if before is None and self.after_step is not None:
+                    after, self.after_step = self.after_step, None
+                    after()
 
-    @contextmanager
-    def _mark_stepping(self) -> Iterator[None]:
-        before, self.stepping_on = self.stepping_on, threading.get_ident()
-        try:
-            yield
-        finally:
-            self.stepping_on = before
-            if before is None and self.after_step is not None:
-                after, self.after_step = self.after_step, None
-                after()
+    def _step(self, timeout: float) -> None:
+        while self._inbox:
+            self._inbox.popleft()()
+        self.dispatcher.look_at_inputs()
+        if not self._endings.alive or self._deserted_at is not None:
+            self._look_whether_deserted()
+        timeout = min(timeout, self.dispatcher.look())
+        if self._shutdown is None:
+            timeout = self._endings.advance(timeout)
+        else:
+            timeout = self._shutdown.advance(timeout)
+            if self._shutdown.over:
+                self._finish()
+                return
+        self.dispatcher.tell()
+        messages = self.backend.receive(0 if self._inbox else timeout)
+        for worker_id, message in messages:
+            self._follow(worker_id, message)
+        self.dispatcher.look_at_balance(heard=bool(messages))
+        self.dispatcher.tell()
 
     def _follow(self, worker_id: int, message: FromWorker | Gone | Joined | Leaving) -> None:
         match message:

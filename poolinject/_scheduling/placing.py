@@ -57,7 +57,7 @@ def taken_back(workers: Sequence[WorkerState], worth: float = WORTH_SECONDS) -> 
     Chunks that it has not come to are taken whole, of the only one it has a half; so it always goes on with
     something, and nothing is passed to and fro.
     """
-    if all(worker.chunks or not worker.ready for worker in workers):
+    if not _is_lopsided(workers):
         return []
     waiting = [worker.spare() for worker in workers]
     seconds = [
@@ -70,7 +70,18 @@ def taken_back(workers: Sequence[WorkerState], worth: float = WORTH_SECONDS) -> 
 
 def is_uneven(workers: Sequence[WorkerState]) -> bool:
     """Tell whether a worker has nothing to do while another has more than one item."""
-    return any(worker.ready and not worker.chunks for worker in workers) and any(worker.spare() for worker in workers)
+    return _is_lopsided(workers) and any(worker.spare() for worker in workers)
+
+
+def _is_lopsided(workers: Sequence[WorkerState]) -> bool:
+    """Tell whether a worker has nothing to do while another has something, be it one item."""
+    is_idle = is_busy = False
+    for worker in workers:
+        if worker.chunks:
+            is_busy = True
+        elif worker.ready:
+            is_idle = True
+    return is_idle and is_busy
 
 
 def taken_from_late(workers: Sequence[WorkerState], worker_id: int) -> list[Action]:

@@ -63,12 +63,14 @@ class Scheduler:
         self._offer(run)
         return self._fill()
 
-    def ended(self, run_id: int) -> list[Action]:
-        """The input has no more items."""
+    def ended(self, run_id: int, count: int = 0) -> list[Action]:
+        """The input has no more items than so many."""
         run = self.runs.get(run_id)
         if run is None:
             return []
+        run.read += count
         run.ended = True
+        self._offer(run)
         return [*self._fill(), *self._finished(run)]
 
     def cancel(self, run_id: int) -> list[Action]:

@@ -223,6 +223,8 @@ class WorkerState:
 
     def spare(self) -> list[tuple[ChunkState, int]]:
         """List the chunks of which the worker can do without something, and how many items it keeps of each."""
+        if len(self.chunks) <= 1 and all(chunk.count - chunk.reported <= 1 for chunk in self.chunks.values()):
+            return []
         live = [chunk for chunk in self.chunks.values() if chunk.count > chunk.reported]
         parts, started = list[tuple[ChunkState, int]](), 0
         for chunk in live:

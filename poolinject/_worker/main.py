@@ -47,7 +47,7 @@ class Worker:
 
     def __init__(self, connection: socket.socket) -> None:
         self._connection = connection
-        self._frames = FrameReader()
+        self._frames, self._received = FrameReader(), memoryview(bytearray(RECEIVE_SIZE))
         self._outbox = Outbox(connection)
         self._runner: Runner | None = None
         self._monitor = Monitor(self._look, "poolinject")
@@ -93,13 +93,14 @@ class Worker:
             return True
 
     def _messages(self) -> Iterator[ToWorker | Setup]:
-        data, descriptors, _, _ = socket.recv_fds(self._connection, RECEIVE_SIZE, 3)
+        first, descriptors, _, _ = socket.recv_fds(self._connection, RECEIVE_SIZE, 3)
         if not descriptors:  # the caller was gone before it had said anything
             return
         self._control = map_control(descriptors[0])
         self._incoming, self._outgoing = map(map_arena, descriptors[1:])
         for descriptor in descriptors:
             os.close(descriptor)
+        data = memoryview(first)
         while data:
             for kind, body in self._frames.feed(data):
                 yield wire.decode_in_worker(kind, body, self._incoming, self._suspects)
@@ -113,16 +114,16 @@ class Worker:
             return mark
         return mark._replace(numbers=with_deadlines(words, chunk.timeout, mark.numbers))
 
-    def _receive(self) -> bytes:
+    def _receive(self) -> memoryview:
         """Take what has come; before waiting for more, send what has gathered."""
         with contextlib.suppress(BlockingIOError):
-            return self._connection.recv(RECEIVE_SIZE, socket.MSG_DONTWAIT)
+            return self._received[: self._connection.recv_into(self._received, 0, socket.MSG_DONTWAIT)]
         self._outbox.write()
         if self._runner is not None:
             self._turn(self._runner)
             if self._runner.terminated:
-                return b""
-        return self._connection.recv(RECEIVE_SIZE)
+                return self._received[:0]
+        return self._received[: self._connection.recv_into(self._received)]
 
     def _turn(self, runner: Runner) -> None:
         """Let the tasks go on until there is a message; do what had to wait for their end."""

@@ -62,7 +62,7 @@ class Peer:
             self.process = launch(start_method, theirs, preload)
             on_failure.pop_all()
         self.connection.settimeout(0)
-        self.frames = FrameReader()
+        self.frames, self._received = FrameReader(), memoryview(bytearray(RECEIVE_SIZE))
         self.out: deque[Buffer] = deque()
         self.events = READ  # that the selector is asked for
         self.at_end = False  # of the worker's messages
@@ -90,13 +90,13 @@ class Peer:
         """Take what has come: about one buffer full, or everything that a worker which has ended had written."""
         while not self.at_end:
             try:
-                data = self.connection.recv(RECEIVE_SIZE)
+                size = self.connection.recv_into(self._received)
             except BlockingIOError:
                 return
             except OSError:
-                data = b""
-            self.at_end = not data
-            for kind, body in self.frames.feed(data):
+                size = 0
+            self.at_end = size == 0
+            for kind, body in self.frames.feed(self._received[:size]):
                 yield wire.decode_from_worker(kind, body, self.incoming)
             if not everything:
                 return
