@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import decimal
 import enum
+import sys
 from collections.abc import Iterable
 from typing import Any
 
@@ -12,7 +13,8 @@ ATOMS = frozenset((
     *(type(None), bool, int, float, complex, str, bytes),
     *(dt.date, dt.timedelta, decimal.Decimal),
 ))  # fmt: skip # plain pickle takes each of them
-IDS = frozenset(map(id, ATOMS))  # to look a type up without asking its metaclass, whose ``__hash__`` may be anybody's
+IDS = set(map(id, ATOMS))  # to look a type up without asking its metaclass, whose ``__hash__`` may be anybody's; grows
+OWN_PICKLING = frozenset(("__reduce__", "__reduce_ex__", "__getnewargs_ex__", "__getstate__", "__setstate__"))
 ZONES = frozenset((type(None), dt.timezone))  # of times that are atoms, too
 
 
@@ -25,17 +27,28 @@ def is_atom(value: object) -> bool:
     kind = type(value)
     if kind is dt.datetime or kind is dt.time:
         return type(value.tzinfo) in ZONES  # type: ignore[attr-defined]  # mypy does not see what it is by now
-    return kind in ATOMS or issubclass(type(kind), enum.EnumMeta)
+    return kind in ATOMS or issubclass(type(kind), enum.EnumMeta) or _is_numpy_scalar(kind)
+
+
+def _is_numpy_scalar(kind: type) -> bool:
+    """Tell whether a class is one of numpy's own scalars; records, which can change, are ``void`` ones."""
+    numpy: Any = sys.modules.get("numpy") if kind.__module__ == "numpy" else None
+    if numpy is None or not issubclass(kind, numpy.generic) or issubclass(kind, numpy.void):
+        return False
+    IDS.add(id(kind))  # it lives as long as the process
+    return True
 
 
 def snapshot(value: Any) -> Any:
-    """Give an atom, a tuple, or a copy of a list or dict, of nothing but atoms; ``None`` for anything else."""
+    """Give an atom, a tuple, named or not, or a copy of a list, set or dict, of nothing but atoms; else ``None``."""
     kind: Any = type(value)
     try:
-        if kind is tuple or kind is list:
+        if kind is tuple or kind is list or kind is set:
             is_flat = _are_atoms(value)
         elif kind is dict:
             is_flat = _are_atoms(value) and _are_atoms(value.values())
+        elif is_named_tuple(kind):
+            return value if _are_atoms(value) else None
         else:
             return value if is_atom(value) else None
     except BaseException:  # noqa: BLE001 - a metaclass may raise anything
@@ -43,6 +56,13 @@ def snapshot(value: Any) -> Any:
     if not is_flat:
         return None
     return value if kind is tuple else value.copy()
+
+
+def is_named_tuple(kind: Any) -> bool:
+    """Tell whether a class was made by ``collections.namedtuple`` and has no say of its own in how it is pickled."""
+    if type(kind) is not type or kind.__bases__ != (tuple,):
+        return False
+    return OWN_PICKLING.isdisjoint(vars(kind)) and str(kind.__new__.__module__).startswith("namedtuple_")
 
 
 def _are_atoms(values: Iterable[object]) -> bool:

@@ -13,12 +13,12 @@ import pickle
 import sys
 import weakref
 from collections.abc import Callable
-from types import CodeType, FunctionType, ModuleType
+from types import BuiltinFunctionType, CodeType, FunctionType, ModuleType
 from typing import Any
 
 import cloudpickle
 
-from poolinject._atoms import ATOMS, is_atom
+from poolinject._atoms import ATOMS, is_atom, is_named_tuple
 
 Buffer = bytes | bytearray | memoryview
 
@@ -40,11 +40,13 @@ class PrimitivePickler(pickle.Pickler):
     """Accepts builtin primitives, other atoms and their containers alone; C asks only for what it has no opcode for."""
 
     def reducer_override(self, obj: object) -> Any:
-        """Leave an atom to plain pickle, with its class and time zone, or raise the signal: nobody reads a text."""
-        kind: type = type(obj)
-        if kind in PLAIN_CLASSES or (kind is type and obj in PLAIN_CLASSES):
+        """Leave an atom or named tuple to plain pickle, with its class and time zone, or raise: nobody reads a text."""
+        cls: Any = obj if isinstance(obj, type) else type(obj)
+        if cls in PLAIN_CLASSES:
             return NotImplemented
-        if (is_atom(obj) or issubclass(kind, enum.EnumMeta)) and follows_reference(obj):  # an enum or its class
+        if (is_named_tuple(cls) or isinstance(obj, enum.EnumMeta) or is_atom(obj)) and follows_reference(obj):
+            return NotImplemented
+        if _makes_numpy_scalars(obj):
             return NotImplemented
         raise ForeignObjectError
 
@@ -62,27 +64,34 @@ class ReferencePickler(pickle.Pickler):
 class SharingPickler(pickle.Pickler):
     """Plain pickle for one member of a batch; classes and functions that go by value are put into a shared table.
 
-    So the items of a batch carry a class of the main module once, not once each.
+    So the items of a batch carry a class of the main module once, not once each. What they name is noted in *named*, by
+    id, so that those after them can do without looking it up.
     """
 
     def __init__(
         self,
         file: io.BytesIO,
         shared: dict[int, tuple[int, Any]],
+        named: dict[int, object],
         reference: Callable[[int], object],
         buffer_callback: Callable[[pickle.PickleBuffer], bool] | None = None,
     ) -> None:
         super().__init__(file, PROTOCOL, buffer_callback=buffer_callback)
-        self.shared, self.reference = shared, reference
+        self.shared, self.named, self.reference = shared, named, reference
 
     def reducer_override(self, obj: Any) -> Any:
         """Leave *obj* to plain pickle, replace it by its place in the table, or refuse it."""
         if isinstance(obj, (type, FunctionType)):
-            if follows_reference(obj) and "<" not in obj.__qualname__:
-                return NotImplemented
-            index, _ = self.shared.setdefault(id(obj), (len(self.shared), obj))
-            return self.reference, (index,)
-        if type(obj).__module__ == "typing" and not follows_reference(obj):
+            if not follows_reference(obj) or "<" in obj.__qualname__:
+                index, _ = self.shared.setdefault(id(obj), (len(self.shared), obj))
+                return self.reference, (index,)
+            self.named[id(obj)] = obj
+        elif isinstance(obj, BuiltinFunctionType):
+            if isinstance(obj.__self__, ModuleType):
+                self.named[id(obj)] = obj
+        elif is_numpy_dtype(obj):
+            self.named[id(obj)] = obj
+        elif type(obj).__module__ == "typing" and not follows_reference(obj):
             raise ForeignObjectError  # a type variable goes by its own module and name
         return NotImplemented
 
@@ -107,6 +116,18 @@ class ValuePickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle ha
                 _own_classes.add(obj)
             return make, arguments, (setter, state), None, None, set_class_state
         return reduced
+
+
+def is_numpy_dtype(obj: Any) -> bool:
+    """Tell whether an object is one of numpy's own element types, which nobody can change."""
+    return type(obj).__module__ == "numpy.dtypes" and obj.isbuiltin == 1
+
+
+def _makes_numpy_scalars(obj: Any) -> bool:
+    """Tell whether an object is what numpy's scalars are pickled with: a function, their type, and its class."""
+    if isinstance(obj, BuiltinFunctionType):
+        return obj.__name__ == "scalar" and (obj.__module__ or "").startswith("numpy.")
+    return is_numpy_dtype(obj) or obj is getattr(sys.modules.get("numpy"), "dtype", ForeignObjectError)
 
 
 def make_code(make: Callable[..., CodeType], arguments: tuple[Any, ...], filename: str) -> CodeType:

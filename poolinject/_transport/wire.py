@@ -8,6 +8,8 @@ import struct
 from typing import TYPE_CHECKING, Any
 
 from poolinject._transport import codec, frames, remote_errors
+from poolinject._transport.batch_reader import decode_batch
+from poolinject._transport.batch_writer import encode_batch
 from poolinject._transport.messages import (
     Cancel,
     Chunk,
@@ -55,7 +57,7 @@ def encode_to_worker(message: ToWorker | Setup, arena: Arena | None = None) -> l
     match message:
         case Chunk():
             header = _CHUNK.pack(*message[:-1])
-            return frames.pack(CHUNK, header, codec.encode_batch(message.items, "item", arena))
+            return frames.pack(CHUNK, header, encode_batch(message.items, "item", arena))
         case Load(function, name, _, blob):
             return frames.pack(LOAD, pickle.dumps((function, name, blob)))
         case Forget(content) | Warm(content) | Limit(content) | Cancel(content):
@@ -83,7 +85,7 @@ def decode_in_worker(
     if kind == CHUNK:
         chunk = read_chunk_header(body)
         mark = None if suspects is None else suspects(chunk)
-        return chunk._replace(items=codec.decode_batch(memoryview(body)[_CHUNK.size :], "item", arena, mark))
+        return chunk._replace(items=decode_batch(memoryview(body)[_CHUNK.size :], "item", arena, mark))
     if kind == LOAD:
         function, name, blob = pickle.loads(body)
         return Load(function, name, None, blob)
@@ -140,7 +142,7 @@ def encode_single(chunk: int, index: int, seconds: float, value: bytes) -> bytes
 def _encode_results(message: Results) -> list[Buffer]:
     values, rest = message.values, b""
     if not isinstance(values, bytes):
-        values = codec.encode_batch(values, "result")
+        values = encode_batch(values, "result")
     if message.failures or message.each or message.sampled:
         failed = [
             (
@@ -174,7 +176,7 @@ def decode_from_worker(kind: int, body: Buffer, arena: Arena | None = None) -> F
 def _decode_results(body: memoryview, arena: Arena | None) -> Results:
     chunk, start, size, seconds, done, values_length, rest_length = _RESULTS.unpack_from(body)
     middle, before = _RESULTS.size + values_length, 0 if arena is None else arena.moved
-    values = codec.decode_batch(body[_RESULTS.size : middle], "result", arena)
+    values = decode_batch(body[_RESULTS.size : middle], "result", arena)
     failures: list[Failed] = []
     each: tuple[float, ...] = ()
     sampled: tuple[tuple[str, int, float], ...] = ()

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from poolinject._atoms import snapshot
 from poolinject._injection.generators import Failed as ItemFailed
-from poolinject._transport import codec, remote_errors
+from poolinject._transport import remote_errors
+from poolinject._transport.batch_writer import encode_batch
 from poolinject._transport.codec import Unsendable
 from poolinject._transport.messages import Chunk, Failed, FromWorker, Results
 from poolinject._worker.control import COUNTED, DEADLINE
@@ -301,7 +302,7 @@ class ItemTasks:
         return Results(chunk.id, chunk.start + place, *parts, done=done, sampled=sampled)
 
     def _packed(self, values: list[Any]) -> Any:
-        return codec.encode_batch(values, "result", self._arena) if self._pickles else values
+        return encode_batch(values, "result", self._arena) if self._pickles else values
 
     def _give_back(self, is_meant: Callable[[Chunk], bool]) -> None:
         """Start nothing more of the chunks that are meant."""

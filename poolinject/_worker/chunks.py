@@ -222,10 +222,8 @@ class ChunkRunner:
         if work.owes_answer:
             work.owes_answer = False
             self._send(Returned(work.chunk.id, work.kept_items))
-        if work.is_due(time.perf_counter()):
+        if work.is_due(time.perf_counter()) or not work.record():
             self._send(work.results(done=False))
-        else:
-            work.record()
 
     def _send_all(self) -> None:
         """Send the packed outcomes that there are."""

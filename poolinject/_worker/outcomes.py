@@ -12,7 +12,8 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from poolinject._atoms import snapshot
-from poolinject._transport import codec, remote_errors, wire
+from poolinject._transport import remote_errors, wire
+from poolinject._transport.batch_writer import BatchWriter, encode_atoms
 from poolinject._transport.messages import Chunk, Failed, Results
 from poolinject._worker.control import suspects
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from poolinject._injection.generators import Failed as ItemFailed
+    from poolinject._transport.codec import Mark
     from poolinject._transport.payloads import Arena
     from poolinject._worker.journal import Journal
 
@@ -55,9 +57,13 @@ class Primitives(Objects):
         """Pickle them."""
         taken = self.values[:]
         del self.values[: len(taken)]
-        return codec.encode_atoms(taken), len(taken)
+        return encode_atoms(taken), len(taken)
 
-    def packed(self, arena: Arena | None, mark: codec.Mark) -> Packed:
+    def part(self, begin: int, end: int) -> bytes:
+        """Pickle some of them, which stay; more may come meanwhile."""
+        return encode_atoms(self.values[begin:end])
+
+    def packed(self, arena: Arena | None, mark: Mark) -> Packed:
         """Pickle each of them, on the thread that made them; the mark says which."""
         packed, place = Packed(arena), mark.place
         for place[0], value in zip(mark.numbers, self.values, strict=False):
@@ -71,7 +77,7 @@ class Packed:
     """Results pickled one by one, each by the thread that made it, when its item has ended."""
 
     def __init__(self, arena: Arena | None) -> None:
-        self._writer = codec.BatchWriter("result", arena)
+        self._writer = BatchWriter("result", arena)
         self.add, self.bare = self._writer.add, self._writer.bare
 
     def __len__(self) -> int:
@@ -84,6 +90,10 @@ class Packed:
     def last(self) -> bytes:
         """Give the bytes of a batch of the newest one alone."""
         return self._writer.last()
+
+    def part(self, begin: int, end: int) -> bytes:
+        """Give the bytes of a batch of the newest, up to the last one, which stay."""
+        return self._writer.last(end - begin)
 
 
 class Work:
@@ -246,13 +256,14 @@ class Work:
 
     def _record_last(self, journal: Journal, failed: Failed | None = None) -> bool:
         """Record what the last item has come to, if they are recorded one by one; false where there is no room."""
-        if type(self._store) is not Packed:
+        store = self._store
+        if self._is_quick or not isinstance(store, Packed):
             return True
         is_plain = failed is None and not self.chunk.timed
-        bare = self._store.bare() if is_plain and self._is_placed else None
+        bare = store.bare() if is_plain and self._is_placed else None
         if bare is not None:
             return journal.add(bare)
-        packed, index = self._store.last(), self.chunk.start + self.done - 1
+        packed, index = store.last(), self.chunk.start + self.done - 1
         self._is_placed = True
         if is_plain:
             return journal.add(wire.encode_single(self.chunk.id, index, self._seconds, packed))
@@ -266,24 +277,25 @@ class Work:
         results = Results(self.chunk.id, start, count, values, failures, seconds, each, done=False)
         return b"".join(wire.encode_from_worker(results))
 
-    def record(self) -> None:
+    def record(self) -> bool:
         """Record what quick items have come to since the last time; any thread may do it, one at a time.
 
-        What is too quick to be counted is not recorded either.
+        What is too quick to be counted is not recorded either. False where there is no room.
         """
-        if self._journal is None or not isinstance(self._store, Primitives) or not self._counts:
-            return
+        if self._journal is None or not (self._is_quick and self._counts):
+            return True
         with self.lock:
-            before, count = self._recorded, len(self._store)
-            if count <= before or not isinstance(self._store, Primitives):
-                return
-            data = codec.encode_atoms(self._store.values[before:count])
+            before, count, store = self._recorded, len(self._store), self._store
+            if count <= before or not isinstance(store, (Primitives, Packed)):
+                return True
+            data = store.part(before, count)
             failures = tuple(
                 each._replace(offset=each.offset - before) for each in self._failures if before <= each.offset < count
             )
             start, each = self.chunk.start + self._offset + before, tuple(self._each[before:count])
-            if self._journal.add(self._frame(start, count - before, data, failures, each)):
-                self._recorded = count
+            fits = self._journal.add(self._frame(start, count - before, data, failures, each))
+            self._recorded = count if fits else before
+        return fits
 
     def _time(self, now: float) -> None:
         self._each.append(now - self._last)
@@ -317,7 +329,8 @@ class Work:
             self._offset += count
             self._began = now
             self._recorded, self._is_placed = 0, False
-            mark = self._journal.mark if self._journal is not None and isinstance(self._store, Packed) else 0
+            is_recorded = not self._is_quick and isinstance(self._store, Packed)
+            mark = self._journal.mark if self._journal is not None and is_recorded else 0
         if not done:
             self._let_go(self._offset - count, self._offset)
         return Results(self.chunk.id, start, count, values, failures, seconds, each, done, sampled, mark=mark)

@@ -23,6 +23,7 @@ from types import ModuleType
 from typing import Annotated, Any
 
 import anyio
+import anyio.lowlevel
 import pytest
 
 from poolinject import Depends, InjectedPool
@@ -198,12 +199,14 @@ def test_interrupted_item_lets_everything_close(begin: Begin, ledger: ModuleType
 
 async def wait_in_tasks(item: int, session: Session) -> None:
     """Wait beside others."""
+    await anyio.lowlevel.checkpoint()  # the first time, it imports much
     note("began.")
     await anyio.sleep(60)
 
 
 async def get_waiting(session: Session) -> None:
     """Wait while the main thread does."""
+    await anyio.lowlevel.checkpoint()  # as above
     note("began.")
     await anyio.sleep(60)
 

@@ -7,8 +7,9 @@ import zoneinfo
 from collections.abc import Callable
 from decimal import Decimal
 from enum import Enum
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import pytest
 
 from poolinject._atoms import snapshot
@@ -97,6 +98,22 @@ class Colour(Enum):
     RED = 1
 
 
+class Point(NamedTuple):
+    """A row with names."""
+
+    x: object
+    y: int = 0
+
+
+class Odder(NamedTuple):
+    """Another one, which has a say in how it is pickled."""
+
+    x: int
+
+    def __reduce__(self) -> str:
+        return "odder"
+
+
 class Unhashed(type):
     """A metaclass whose classes cannot be looked up."""
 
@@ -108,6 +125,7 @@ class Odd(metaclass=Unhashed):
     """Of such a class."""
 
 
+RECORD = np.zeros(1, dtype=[("a", "i4")])[0]  # of numpy's scalars the one that can change
 DAY, NOON = dt.date(2026, 1, 2), dt.time(12)
 UTC, PARIS = dt.datetime(2026, 1, 2, tzinfo=dt.UTC), dt.datetime(2026, 1, 2, tzinfo=zoneinfo.ZoneInfo("Europe/Paris"))
 
@@ -115,12 +133,15 @@ UTC, PARIS = dt.datetime(2026, 1, 2, tzinfo=dt.UTC), dt.datetime(2026, 1, 2, tzi
 @pytest.mark.parametrize(
     ("value", "is_flat"),
     [((1, "a"), True), ([1, None], True), ({1: 2.0}, True), ([], True), ([[]], False), ({1: []}, False),
-     (((),), False), ({1}, False), (1, True), (object(), False), (DAY, True), (NOON, True), (UTC, True), (PARIS, False),
+     (((),), False), ({1}, True), ({(1,)}, False), (1, True), (object(), False),
+     (DAY, True), (NOON, True), (UTC, True), (PARIS, False),
      (Colour.RED, True), (Colour, False), ((DAY, Decimal(1), UTC, Colour.RED, 1j), True), ({DAY: [UTC]}, False),
+     (np.float64(1), True), (np.datetime64(DAY), True), ((np.int8(1), "a"), True), (np.ones(1), False), (RECORD, False),
+     (Point(1), True), (Point([]), False), (Odder(1), False), (type("Sub", (Point,), {})(1), False),
      ([PARIS], False), (Odd(), False), ((Odd(),), False), ([Odd()], False), ({1: Odd()}, False)],
 )  # fmt: skip
 def test_snapshot_is_of_what_nobody_can_change(value: object, is_flat: bool) -> None:
     """Of atoms and flat containers of them: equal to them and, if they can change, another one."""
     copy = snapshot(value)
-    assert (copy == value) is is_flat
-    assert copy is not value or not isinstance(value, (list, dict))
+    assert bool(copy == value) is is_flat
+    assert copy is not value or not isinstance(value, (list, dict, set))

@@ -13,7 +13,9 @@ import numpy as np
 import pytest
 
 from poolinject import Failure, Success, TransportError
-from poolinject._transport import codec, wire
+from poolinject._transport import wire
+from poolinject._transport.batch_reader import decode_batch
+from poolinject._transport.batch_writer import BatchWriter, encode_batch
 from poolinject._transport.frames import FrameReader
 from poolinject._transport.messages import Results
 from poolinject._worker import control
@@ -141,7 +143,7 @@ def test_journal_starts_anew_when_all_is_sent() -> None:
 
 def test_entry_for_one_item_is_a_message_like_others() -> None:
     """The short way to write it gives what the long one gives."""
-    value = codec.encode_batch([{"a": 1}], "result")
+    value = encode_batch([{"a": 1}], "result")
     ((kind, body),) = FrameReader().feed(wire.encode_single(3, 17, 0.5, value))
     read = wire.decode_from_worker(kind, body)
     assert isinstance(read, Results)
@@ -151,14 +153,14 @@ def test_entry_for_one_item_is_a_message_like_others() -> None:
 @pytest.mark.parametrize("members", [[1, "a"], [1, Boxed(2)], [Boxed(1), None], [lambda: 0], [{"a": 1}, None, [2]]])
 def test_newest_member_of_a_batch_is_a_batch_of_its_own(members: list[Any]) -> None:
     """At any time, and the batch goes on as if nothing had been asked."""
-    writer = codec.BatchWriter("result")
+    writer = BatchWriter("result")
     for count, member in enumerate(members, 1):
         writer.add(member)
-        (alone,) = codec.decode_batch(writer.last())
+        (alone,) = decode_batch(writer.last())
         assert comparable(alone) == comparable(member)
         assert len(writer) == count
     data, count = writer.take()
-    assert (count, len(codec.decode_batch(data))) == (len(members), len(members))
+    assert (count, len(decode_batch(data))) == (len(members), len(members))
 
 
 def test_outcomes_that_came_before_are_passed_over() -> None:

@@ -11,7 +11,9 @@ import pytest
 ROOT = Path(__file__).parents[2]
 HEADER = """\
 import sys
-from poolinject._transport.codec import decode, decode_batch, encode, encode_batch
+from poolinject._transport.batch_reader import decode_batch
+from poolinject._transport.batch_writer import encode_batch
+from poolinject._transport.codec import decode, encode
 from poolinject._transport.functions import load_function, pack_function
 from poolinject._transport.remote_errors import pack_error, unpack_error
 """

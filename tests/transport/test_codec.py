@@ -11,22 +11,15 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NoReturn, TypeVar
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from poolinject._transport import picklers
-from poolinject._transport.codec import (
-    BatchWriter,
-    Mark,
-    Unsendable,
-    decode,
-    decode_batch,
-    encode,
-    encode_atoms,
-    encode_batch,
-    shared_object,
-)
+from poolinject._transport.batch_reader import decode_batch, shared_object
+from poolinject._transport.batch_writer import BatchWriter, encode_atoms, encode_batch
+from poolinject._transport.codec import Mark, Unsendable, decode, encode
 from poolinject.errors import TransportError
 
 
@@ -60,6 +53,7 @@ ATOMS = (
     | st.datetimes(timezones=st.none() | st.just(dt.UTC))
     | st.times(timezones=st.none() | st.just(dt.timezone(dt.timedelta(hours=2))))
     | st.sampled_from(Status)
+    | st.sampled_from([np.float64(1.5), np.int8(3), np.bool_(True), np.complex64(1j)])  # noqa: FBT003 - a value
 )
 STRUCTURES = st.recursive(
     ATOMS,
@@ -478,7 +472,8 @@ MAIN = """
 
     worker = '''
     import sys
-    from poolinject._transport.codec import decode_batch, encode_batch
+    from poolinject._transport.batch_reader import decode_batch
+    from poolinject._transport.batch_writer import encode_batch
     row, same, colour, double, T = decode_batch(sys.stdin.buffer.read())
     assert type(row) is type(same) and T.__name__ == "T"
     sys.stdout.buffer.write(encode_batch([row, same, colour, double(row), type(row)]))

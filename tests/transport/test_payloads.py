@@ -4,6 +4,8 @@ import os
 import pickle
 import threading
 from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -11,7 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from poolinject._transport.codec import BatchWriter, DamagedBatch, Unsendable, decode_batch, encode_batch
+from poolinject._transport.batch_reader import decode_batch
+from poolinject._transport.batch_writer import BatchWriter, encode_batch
+from poolinject._transport.codec import DamagedBatch, Unsendable
 from poolinject._transport.payloads import KEPT, LARGE, PLACES, Arena
 from poolinject._worker.control import map_arena, shared_memory
 
@@ -112,6 +116,25 @@ def test_arrays_come_back_writable_and_on_their_own(pair: Pair) -> None:
     first[0] = 99
     assert first[1:].tolist() == inside["inside"][1:].tolist() == array[1:].tolist()
     assert inside["inside"][0] == 0
+
+
+def test_arrays_beside_what_members_name(pair: Pair) -> None:
+    """Each member takes its names and its buffers, however many names there are by then."""
+    members: list[Any] = []
+    for number in range(4):
+        members.append((PurePosixPath(f"/{number}"), np.full(LARGE, number, np.uint8)))
+        members.append([np.full(LARGE, 10 + number, np.uint16), Fraction(1, 3), np.arange(3)])
+    again = decode_batch(encode_batch(members, "item", pair[0]), "item", pair[1])
+    for number in range(4):
+        path, array = again[2 * number]
+        assert (path, int(array.sum())) == (PurePosixPath(f"/{number}"), number * LARGE)
+        wide, third, small = again[2 * number + 1]
+        assert (int(wide.sum()), third, small.tolist()) == ((10 + number) * LARGE, Fraction(1, 3), [0, 1, 2])
+    writer = BatchWriter("item", pair[0])
+    for member in members:
+        writer.add(member)
+    (path, array), _ = decode_batch(writer.last(2), "item", pair[1])
+    assert (path, int(array.sum())) == (PurePosixPath("/3"), 3 * LARGE)
 
 
 def test_readonly_array_stays_readonly(pair: Pair) -> None:
