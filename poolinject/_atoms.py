@@ -13,7 +13,8 @@ ATOMS = frozenset((
     *(type(None), bool, int, float, complex, str, bytes),
     *(dt.date, dt.timedelta, decimal.Decimal),
 ))  # fmt: skip # plain pickle takes each of them
-IDS = set(map(id, ATOMS))  # to look a type up without asking its metaclass, whose ``__hash__`` may be anybody's; grows
+IDS = frozenset(map(id, ATOMS))  # to look a type up without asking its metaclass, whose ``__hash__`` may be anybody's
+KNOWN = set(IDS)  # with those of what else was found to be an atom's type since, and lives as long as the process
 OWN_PICKLING = frozenset(("__reduce__", "__reduce_ex__", "__getnewargs_ex__", "__getstate__", "__setstate__"))
 ZONES = frozenset((type(None), dt.timezone))  # of times that are atoms, too
 
@@ -22,21 +23,33 @@ def is_atom(value: object) -> bool:
     """Tell whether nobody can change an object. A member of an ``Enum`` may still refuse to be pickled.
 
     Raises:
-        BaseException: What looking up the type raises, where its metaclass has a ``__hash__`` of its own.
+        BaseException: What a metaclass raises that is asked for the module or the name of a class.
     """
     kind = type(value)
     if kind is dt.datetime or kind is dt.time:
         return type(value.tzinfo) in ZONES  # type: ignore[attr-defined]  # mypy does not see what it is by now
-    return kind in ATOMS or issubclass(type(kind), enum.EnumMeta) or _is_numpy_scalar(kind)
+    if id(kind) in KNOWN:
+        return True
+    if issubclass(type(kind), enum.EnumMeta):
+        return _is_found(kind)
+    if _is_numpy_scalar(kind):
+        KNOWN.add(id(kind))
+        return True
+    return False
+
+
+def _is_found(kind: type) -> bool:
+    """Tell whether a class can be found by its module and name; one that goes by value cannot be pickled together."""
+    found: object = None if kind.__module__ == "__main__" else sys.modules.get(kind.__module__)
+    for name in kind.__qualname__.split("."):
+        found = getattr(found, name, None)
+    return found is kind
 
 
 def _is_numpy_scalar(kind: type) -> bool:
     """Tell whether a class is one of numpy's own scalars; records, which can change, are ``void`` ones."""
     numpy: Any = sys.modules.get("numpy") if kind.__module__ == "numpy" else None
-    if numpy is None or not issubclass(kind, numpy.generic) or issubclass(kind, numpy.void):
-        return False
-    IDS.add(id(kind))  # it lives as long as the process
-    return True
+    return numpy is not None and issubclass(kind, numpy.generic) and not issubclass(kind, numpy.void)
 
 
 def snapshot(value: Any) -> Any:
@@ -62,11 +75,12 @@ def is_named_tuple(kind: Any) -> bool:
     """Tell whether a class was made by ``collections.namedtuple`` and has no say of its own in how it is pickled."""
     if type(kind) is not type or kind.__bases__ != (tuple,):
         return False
-    return OWN_PICKLING.isdisjoint(vars(kind)) and str(kind.__new__.__module__).startswith("namedtuple_")
+    is_plain = OWN_PICKLING.isdisjoint(vars(kind)) and str(kind.__new__.__module__).startswith("namedtuple_")
+    return is_plain and _is_found(kind)
 
 
 def _are_atoms(values: Iterable[object]) -> bool:
     for value in values:  # noqa: SIM110 - ``all`` takes twice as long
-        if type(value) not in ATOMS and not is_atom(value):
+        if id(type(value)) not in KNOWN and not is_atom(value):
             return False
     return True

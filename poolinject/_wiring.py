@@ -58,7 +58,8 @@ class Wiring:
         run = self._engine.make_run(driver, load, options, None, Bar(None, None))
         future: Future[Any] = Future()
         consuming.deliver_to_future(driver, run, future)
-        run.read(iter([args]), consuming.unheard, most=2)
+        run.use([args])
+        run.read(iter(()), consuming.unheard, most=1)
         driver.open(run)
         if driver.inline:
             consuming.drive_inline(driver, run)

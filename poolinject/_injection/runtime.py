@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from anyio import to_thread
 from fastapi.security import SecurityScopes
 
-from poolinject._atoms import IDS
+from poolinject._atoms import KNOWN
 from poolinject._injection import generators
 from poolinject._injection.codegen import Generated, compile_generated, generate
 from poolinject._injection.event_loop import EventLoop
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     Loop: TypeAlias = Callable[..., bool | None]
 
 TOOLS: dict[str, Any] = {
-    "atoms": IDS,
+    "atoms": KNOWN,
     "ItemContext": ItemContext,
     "SecurityScopes": SecurityScopes,
     "deepcopy": copy.deepcopy,

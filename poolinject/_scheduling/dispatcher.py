@@ -183,15 +183,13 @@ class Dispatcher:
         self._silence.begin(worker_id)
         if chunk is None:  # a worker that has ended had recorded what it had sent
             return
-        run, first = chunk.run, message.start - chunk.start
         state = self.scheduler.chunk(worker_id, message.chunk)
-        known = state.reported if state.beside == 1 else first + message.size * state.knows(first)
-        if first < known:
-            message = message.without(min(known - first, message.size))
+        if known := state.known_of(message.start - chunk.start, message.size):
+            message = message.without(known)
             if not message.size and not message.done:
                 return
-            first = known
-        count, retried = message.size, list[Retry]()
+        run, first, count, retried = chunk.run, message.start - chunk.start, message.size, list[Retry]()
+        assert first + count <= len(chunk.items), "a worker ran items that it had given back"  # noqa: S101
         if message.failures and run.options.retries is not None and not self.scheduler.runs[run.id].cancelled:
             retried = retries_of(run.options.retries, chunk.attempt, message.start, message.failures, self._random)
         if count:
@@ -208,13 +206,9 @@ class Dispatcher:
                 run.leave(chunk.start + row.start, chunk.items[row.start : row.stop])
         elif type(chunk.items) is list:  # not a part of the caller's own sequence
             chunk.items[first : first + count] = [None] * count
-        failed = len(message.failures) > len(retried)
         actions = self.scheduler.results(
-            worker_id,
-            message.chunk,
-            count,
-            message.seconds,
-            failed=failed,
+            *(worker_id, message.chunk, count, message.seconds),
+            failed=len(message.failures) > len(retried),
             done=message.done,
             retried=retried,
             place=first,

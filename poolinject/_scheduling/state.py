@@ -171,6 +171,12 @@ class ChunkState:
         """Tell whether the outcome of the item at this place has come."""
         return place in self.told if self.beside > 1 else place < self.reported
 
+    def known_of(self, place: int, count: int) -> int:
+        """Tell how many of so many outcomes, from a place on, have come before: the first ones."""
+        if self.beside > 1:
+            return count if self.knows(place) else 0
+        return min(max(self.reported - place, 0), count)
+
     def missing_after(self, place: int, count: int) -> list[range]:
         """The same once so many more outcomes have come."""
         if self.beside == 1:

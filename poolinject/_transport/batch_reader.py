@@ -114,16 +114,18 @@ def _members(
     is_damaged, end, objects = False, KIND.size, names.objects
     for length, own, place[0] in places:
         start, end = end, end + abs(length)
-        member = view[start:end]
-        try:
-            if names.missing:
-                names.refuse_missing(member)
-            members.append(pickle.loads(member, buffers=names.before(member, own) if own else objects))
-        except BaseException as error:  # noqa: BLE001 - user code may raise anything
-            members.append(Unsendable(TransportError(what, decoding_failure(error))))
-            is_damaged = True
-        if length < 0:
-            members[-1] = Unsendable(TransportError(*members[-1]))
+        member, reason = view[start:end], ""
+        if names.missing:
+            reason = names.missing_in(member)
+        if not reason:
+            try:
+                value = pickle.loads(member, buffers=names.before(member, own) if own else objects)
+                members.append(value if length >= 0 else Unsendable(TransportError(*value)))
+            except BaseException as error:  # noqa: BLE001 - user code may raise anything
+                reason = decoding_failure(error)
+        if reason:
+            members.append(Unsendable(TransportError(what, reason)))
+        if reason or length < 0:
             is_damaged = True
     return DamagedBatch(members) if is_damaged else members
 
@@ -133,30 +135,32 @@ class _Names:
 
     def __init__(self, data: memoryview) -> None:
         self.objects: list[Any] = []
-        self.missing: dict[int, BaseException] = {}
-        for index, name in enumerate(pickle.loads(data) if data else ()):
+        self.missing: dict[int, str] = {}  # why
+        for index, name in enumerate(decode(data, "batch") if data else ()):
             try:
                 self.objects.append(pickle.loads(name))
             except BaseException as error:  # noqa: BLE001 - whatever the import of a module raises
                 self.objects.append(None)
-                self.missing[index] = error
+                self.missing[index] = decoding_failure(error)
 
     def before(self, member: memoryview, buffers: Sequence[Buffer]) -> list[Any]:
         """Give what a member that has large buffers of its own takes from out of band."""
-        count = 0
-        while member[len(NAME) * count : len(NAME) * (count + 1)] == NAME:
-            count += 1
-        return [*self.objects[:count], *buffers]
+        return [*self.objects[: _count_names(member)], *buffers]
 
-    def refuse_missing(self, member: memoryview) -> None:
-        """Look through a member for a name that is missing.
+    def missing_in(self, member: memoryview) -> str:
+        """Say why a name is missing that the member uses; nothing where none is."""
+        opcodes = pickletools.genops(bytes(member))
+        used = {index for opcode, index, _ in opcodes if opcode.name in ("BINGET", "LONG_BINGET")}
+        count = _count_names(member)
+        return next((why for index, why in self.missing.items() if index < count and index in used), "")
 
-        Raises:
-            BaseException: What kept the first one from being unpickled.
-        """
-        for opcode, index, _ in pickletools.genops(bytes(member)):
-            if opcode.name in ("BINGET", "LONG_BINGET") and index in self.missing:
-                raise self.missing[index]
+
+def _count_names(member: memoryview) -> int:
+    """Count the names that a member is given; those that were learned after it was written are not among them."""
+    count = 0
+    while member[len(NAME) * count : len(NAME) * (count + 1)] == NAME:
+        count += 1
+    return count
 
 
 def _take_buffers(view: memoryview, end: int, count: int, arena: Arena) -> tuple[int, list[list[Buffer]]]:

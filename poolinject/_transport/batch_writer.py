@@ -18,7 +18,7 @@ from poolinject._atoms import IDS, snapshot
 from poolinject._transport.batch_reader import APART, BUFFERED, BUFFERS, HEAD, KIND, NAME, TAIL, TOGETHER, shared_object
 from poolinject._transport.codec import encode, not_encoded
 from poolinject._transport.payloads import set_aside
-from poolinject._transport.picklers import PROTOCOL, PrimitivePickler, SharingPickler, dumps_by_value
+from poolinject._transport.picklers import PROTOCOL, PrimitivePickler, SharingPickler, Tables, dumps_by_value
 from poolinject.errors import TransportError
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def _encode_apart(objects: Iterable[object], what: str, arena: Arena | None = No
 def encode_primitives(objects: Sequence[object]) -> bytes | None:
     """Return the bytes of a batch of builtin primitives, ``None`` where it has anything else.
 
-    No bytecode runs meanwhile, so that other threads see, and change, nothing of it in between.
+    Of builtin primitives other threads see, and change, nothing in between: no bytecode runs meanwhile.
     """
     head = HEAD.pack(TOGETHER, len(objects))
     if type(objects) is range:
@@ -84,33 +84,14 @@ class BatchWriter:
     def __init__(self, what: str, arena: Arena | None = None) -> None:
         self._what, self._arena = what, arena
         self._atoms: list[object] = []
-        self._lengths: list[int] = []
-        self._pickler: SharingPickler | None = None  # before there is a member which does not wait
-
-    def _begin(self) -> SharingPickler:
-        self._places: list[tuple[int, int]] = []  # of buffers in the arena
-        self._counts: list[int] = []  # of them, for each member
-        self._file = io.BytesIO()
-        self._file.write(_APART)
-        self._shared: dict[int, tuple[int, Any]] = {}
-        self._table, self._in_table = b"", 0
-        self._named: dict[int, object] = {}
-        self._names, self._prefix, self._learned = b"", b"", 0  # of the named ones
-        self._primed: Any = None  # a memo of these alone
-        return self._make_pickler()
-
-    def _make_pickler(self) -> SharingPickler:
-        # the pickler must not know the writer, which would live until garbage is collected
-        callback = None if self._arena is None else functools.partial(_keep_in_band, self._arena, self._places)
-        self._pickler = SharingPickler(self._file, self._shared, self._named, shared_object, callback)
-        return self._pickler
+        self._members: _Members | None = None  # which do not wait
 
     def __len__(self) -> int:
-        return len(self._lengths) + len(self._atoms)
+        return len(self._atoms) if self._members is None else len(self._members.lengths)
 
     def add(self, member: object) -> None:
         """Encode one more; one that cannot be pickled is decoded as `Unsendable`."""
-        if not self._lengths:
+        if self._members is None:
             flat = member if id(type(member)) in IDS else snapshot(member)
             if flat is not None or member is None:
                 self._atoms.append(flat)
@@ -122,35 +103,9 @@ class BatchWriter:
 
     def add_apart(self, member: object) -> None:
         """Encode one more, which does not wait."""
-        pickler = self._pickler or self._begin()
-        if id(type(member)) in IDS:
-            self._count(self._file.write(pickle.dumps(member, PROTOCOL)))
-            return
-        start, placed = self._file.tell(), len(self._places)
-        try:
-            if len(self._named) > self._learned:
-                self._learn_names()
-            if self._learned:
-                self._file.write(self._prefix)
-                pickler.memo = self._primed
-            else:
-                pickler.clear_memo()
-            pickler.dump(member)
-            if len(self._shared) > self._in_table:
-                self._table = dumps_by_value([obj for _, obj in self._shared.values()])
-                self._in_table = len(self._shared)
-            self._lengths.append(self._file.tell() - start)
-            self._counts.append(len(self._places) - placed)
-        except BaseException:  # noqa: BLE001 - user code may raise anything
-            self._add_alone(member, start, placed)
-
-    def _learn_names(self) -> None:
-        """Have the members from here on find in their memo what those before have named."""
-        named = self._named.items()
-        names = pickle.dumps([pickle.dumps(obj, PROTOCOL) for _, obj in named], PROTOCOL)
-        pickler = pickle.Pickler(io.BytesIO())
-        pickler.memo = {key: (index, obj) for index, (key, obj) in enumerate(named)}
-        self._primed, self._names, self._prefix, self._learned = pickler.memo, names, NAME * len(named), len(named)
+        if self._members is None:
+            self._members = _Members(self._what, self._arena)
+        self._members.add(member)
 
     def bare(self) -> bytes | None:
         """Return a plain pickle of the newest member, where it waits and that can be had."""
@@ -161,23 +116,86 @@ class BatchWriter:
 
     def last(self, count: int = 1) -> bytes:
         """Return the bytes of a batch of so many newest members alone."""
-        if not self._lengths:
+        if self._members is None:
             return encode_atoms(self._atoms[-count:], self._what)
-        lengths = self._lengths[-count:]
-        self._file.seek(-abs(lengths[0]) if count == 1 else -sum(map(abs, lengths)), io.SEEK_CUR)
-        return self._batch(self._file.read(), lengths)
+        return self._members.last(count)
+
+    def take(self) -> tuple[bytes, int]:
+        """Return the bytes of the batch and the number of its members, and begin another one."""
+        count, members = len(self), self._members
+        if members is not None:
+            self._members = None
+            return members.all(), count
+        atoms, self._atoms = self._atoms, []
+        return encode_atoms(atoms, self._what), count
+
+
+class _Members:
+    """The members of one batch, each pickled for itself.
+
+    Attributes:
+        lengths: Of their pickles; negative for one that tells why there is none.
+    """
+
+    def __init__(self, what: str, arena: Arena | None) -> None:
+        self._what, self._arena = what, arena
+        self.lengths: list[int] = []
+        self._places: list[tuple[int, int]] = []  # of buffers in the arena
+        self._counts: list[int] = []  # of them, for each member
+        self._file = io.BytesIO()
+        self._tables = Tables({}, {}, {})
+        self._table, self._in_table = b"", 0  # of what goes by value
+        self._names, self._prefix, self._learned = b"", b"", 0  # of what is named
+        self._primed: Any = None  # a memo of these alone
+        self._make_pickler()
+
+    def _make_pickler(self) -> None:
+        # the pickler must not know this object, which would live until garbage is collected
+        callback = None if self._arena is None else functools.partial(_keep_in_band, self._arena, self._places)
+        self._pickler = SharingPickler(self._file, self._tables, shared_object, callback)
+
+    def add(self, member: object) -> None:
+        """Encode one more; one that cannot be pickled is decoded as `Unsendable`."""
+        if id(type(member)) in IDS:
+            self._count(self._file.write(pickle.dumps(member, PROTOCOL)))
+            return
+        start, placed, pickler = self._file.tell(), len(self._places), self._pickler
+        try:
+            if len(self._tables.named) > self._learned:
+                self._learn_names()
+            if self._learned:
+                self._file.write(self._prefix)
+                pickler.memo = self._primed
+            else:
+                pickler.clear_memo()
+            pickler.dump(member)
+            if len(self._tables.shared) > self._in_table:
+                self._table = dumps_by_value([obj for _, obj in self._tables.shared.values()])
+                self._in_table = len(self._tables.shared)
+            self.lengths.append(self._file.tell() - start)
+            self._counts.append(len(self._places) - placed)
+        except BaseException:  # noqa: BLE001 - user code may raise anything
+            self._add_alone(member, start, placed)
+
+    def _learn_names(self) -> None:
+        """Have the members from here on find in their memo what two of those before have named."""
+        named = self._tables.named.items()
+        names = pickle.dumps([pickle.dumps(obj, PROTOCOL) for _, obj in named], PROTOCOL)
+        pickler = pickle.Pickler(io.BytesIO())
+        pickler.memo = {key: (index, obj) for index, (key, obj) in enumerate(named)}
+        self._primed, self._names, self._prefix, self._learned = pickler.memo, names, NAME * len(named), len(named)
 
     def _count(self, length: int) -> None:
-        self._lengths.append(length)
+        self.lengths.append(length)
         self._counts.append(0)
 
     def _add_alone(self, member: object, start: int, placed: int) -> None:
         while self._arena is not None and len(self._places) > placed:
             self._arena.drop(self._places.pop()[0])
-        while len(self._shared) > self._in_table:
-            self._shared.popitem()
-        while len(self._named) > self._learned:
-            self._named.popitem()
+        while len(self._tables.shared) > self._in_table:
+            self._tables.shared.popitem()
+        while len(self._tables.named) > self._learned:
+            self._tables.named.popitem()
         self._make_pickler()
         self._file.seek(start)
         self._file.truncate()
@@ -187,17 +205,15 @@ class BatchWriter:
             failure = error if isinstance(error, TransportError) else not_encoded(member, self._what, error)
             self._count(-self._file.write(pickle.dumps((failure.what, failure.reason), PROTOCOL)))
 
-    def take(self) -> tuple[bytes, int]:
-        """Return the bytes of the batch and the number of its members, and begin another one."""
-        count = len(self)
-        if self._lengths:
-            members = self._file.getbuffer()[KIND.size :]
-            data, self._pickler = self._batch(members, self._lengths), None
-            self._lengths.clear()
-        else:
-            data = encode_atoms(self._atoms, self._what)
-            self._atoms.clear()
-        return data, count
+    def last(self, count: int) -> bytes:
+        """Return the bytes of a batch of so many newest members alone."""
+        lengths = self.lengths[-count:]
+        self._file.seek(-abs(lengths[0]) if count == 1 else -sum(map(abs, lengths)), io.SEEK_CUR)
+        return self._batch(self._file.read(), lengths)
+
+    def all(self) -> bytes:
+        """Return the bytes of the batch."""
+        return self._batch(self._file.getbuffer(), self.lengths)
 
     def _batch(self, members: bytes | memoryview, lengths: list[int]) -> bytes:
         """Put what belongs to the newest members, as many as there are lengths, around their pickles."""

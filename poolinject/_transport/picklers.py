@@ -6,6 +6,7 @@ what lives there, or in a module that no search would find, goes by value throug
 
 from __future__ import annotations
 
+import copyreg
 import datetime as dt
 import enum
 import io
@@ -14,7 +15,7 @@ import sys
 import weakref
 from collections.abc import Callable
 from types import BuiltinFunctionType, CodeType, FunctionType, ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 import cloudpickle
 
@@ -24,6 +25,7 @@ Buffer = bytes | bytearray | memoryview
 
 PROTOCOL = 5
 
+MOST_NAMES = 64  # in a batch; each of its members is given all of them
 PLAIN_CLASSES = ATOMS | {dt.datetime, dt.time, dt.timezone}
 
 _sent_by_value: set[str] = set()  # names of modules that workers are said not to have
@@ -61,39 +63,55 @@ class ReferencePickler(pickle.Pickler):
         return NotImplemented
 
 
+class Tables(NamedTuple):
+    """What the members of a batch have in common, by id: what goes by value, and what was named by one, or by two."""
+
+    shared: dict[int, tuple[int, Any]]
+    met: dict[int, object]
+    named: dict[int, object]
+
+
 class SharingPickler(pickle.Pickler):
     """Plain pickle for one member of a batch; classes and functions that go by value are put into a shared table.
 
-    So the items of a batch carry a class of the main module once, not once each. What they name is noted in *named*, by
-    id, so that those after them can do without looking it up.
+    So the items of a batch carry a class of the main module once, not once each. What a second member names by
+    reference is noted, so that those after it can do without looking it up.
     """
 
     def __init__(
         self,
         file: io.BytesIO,
-        shared: dict[int, tuple[int, Any]],
-        named: dict[int, object],
+        tables: Tables,
         reference: Callable[[int], object],
         buffer_callback: Callable[[pickle.PickleBuffer], bool] | None = None,
     ) -> None:
         super().__init__(file, PROTOCOL, buffer_callback=buffer_callback)
-        self.shared, self.named, self.reference = shared, named, reference
+        self.tables, self.reference = tables, reference
 
     def reducer_override(self, obj: Any) -> Any:
         """Leave *obj* to plain pickle, replace it by its place in the table, or refuse it."""
         if isinstance(obj, (type, FunctionType)):
             if not follows_reference(obj) or "<" in obj.__qualname__:
-                index, _ = self.shared.setdefault(id(obj), (len(self.shared), obj))
+                shared = self.tables.shared
+                index, _ = shared.setdefault(id(obj), (len(shared), obj))
                 return self.reference, (index,)
-            self.named[id(obj)] = obj
+            if type(obj) not in copyreg.dispatch_table:  # else its metaclass has a say
+                self._note(obj)
         elif isinstance(obj, BuiltinFunctionType):
             if isinstance(obj.__self__, ModuleType):
-                self.named[id(obj)] = obj
+                self._note(obj)
         elif is_numpy_dtype(obj):
-            self.named[id(obj)] = obj
+            self._note(obj)
         elif type(obj).__module__ == "typing" and not follows_reference(obj):
             raise ForeignObjectError  # a type variable goes by its own module and name
         return NotImplemented
+
+    def _note(self, obj: object) -> None:
+        _, met, named = self.tables
+        if id(obj) not in met:
+            met[id(obj)] = obj
+        elif len(named) < MOST_NAMES:
+            named[id(obj)] = obj
 
 
 class ValuePickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no annotations

@@ -17,7 +17,15 @@ from poolinject._transport.messages import Chunk, FromWorker, Returned
 from poolinject._worker.control import COUNTED, UNCOUNTED
 from poolinject._worker.lifecycle import is_interrupt, is_terminated
 from poolinject._worker.outcomes import Objects, Packed, Primitives, Work
-from poolinject._worker.recording import BULK_SHARE, HARMLESS_SHARE, SHARE, Conduct, Cost, cost_of_recording
+from poolinject._worker.recording import (
+    BULK_SHARE,
+    CALM_SECONDS,
+    HARMLESS_SHARE,
+    SHARE,
+    Conduct,
+    Cost,
+    cost_of_recording,
+)
 from poolinject._worker.timeouts import Clock, TimedItems
 from poolinject.errors import WorkerLostError
 
@@ -32,7 +40,7 @@ if TYPE_CHECKING:
     from poolinject._worker.journal import Journal
     from poolinject._worker.memory import MemoryWatch
 
-QUICK_SECONDS = 1e-5  # for an item; slower ones heed the bound by themselves, and are recorded one by one
+UNRECORDED = Cost(4e-6, 0.0)  # stands for what recording takes where nothing is recorded
 
 
 @dataclass(slots=True)
@@ -71,9 +79,8 @@ class ChunkRunner:
         self._runtime, self._words, self._send = runtime, control.words, send
         self._pickles, self._arena = pickles, arena
         self._journal = journal
-        self._cost = Cost(QUICK_SECONDS, 0.0) if journal is None else cost_of_recording(journal)
-        self._quick = min(self._cost.whole / SHARE, QUICK_SECONDS)
-        self._harmless, self._bulk = HARMLESS_SHARE * self._quick, BULK_SHARE * self._quick
+        self._cost = UNRECORDED if journal is None else cost_of_recording(journal)
+        self._harmless, self._bulk = HARMLESS_SHARE * self._cost.whole, BULK_SHARE * self._cost.whole
         self._interruptible, self._wake = interruptible, wake
         self._work: Work | None = None
         self._clock: Clock | None = None  # of items with a time limit
@@ -82,6 +89,10 @@ class ChunkRunner:
         self._interrupt: BaseException | None = None
         self._failed_run = -1  # of which no further item is to start
         self.terminated = False
+
+    def new_conduct(self) -> Conduct:
+        """Begin to watch the items of a function."""
+        return Conduct(self._cost.whole, self._runtime.worker.generation)
 
     def terminate(self) -> None:
         """Start no further item."""
@@ -125,7 +136,8 @@ class ChunkRunner:
         """Come to a chunk."""
         loop, counts = self._loop(function, chunk)
         is_quicker = function.conduct.is_quicker_than
-        is_quick = not chunk.timeout and is_quicker(self._quick, harmless=self._harmless)  # with the pickling of each
+        limit = self._cost.whole / SHARE if chunk.exact else CALM_SECONDS
+        is_quick = not chunk.timeout and is_quicker(limit, harmless=self._harmless)  # with the pickling of each
         make = Work if self.memory is None else self.memory.work
         work = self._work = make(
             chunk,

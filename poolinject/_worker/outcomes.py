@@ -207,7 +207,8 @@ class Work:
         with self.lock:
             if not self._stopped:
                 self._begin(self.done)  # each item that was begun has come to something
-        return not self._stopped and self._before < len(self.chunk.items)
+                self.heed_bound()  # which may have been lowered, and answered for, since
+        return not self._stopped and bool(self._items)
 
     @property
     def kept(self) -> list[Any] | Work:

@@ -1,8 +1,8 @@
 """Whether what each item comes to is recorded at once.
 
-It is where items spend a part of their time in system calls, since they may have left something there that must not be
-done twice, and where they take so long that recording costs little beside them. What quicker ones come to is recorded
-together, each millisecond.
+It is where items spend time in system calls, since they may have left something there that must not be done twice, and
+where they take so long that recording costs little beside them. What others come to is recorded together, each
+millisecond.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from poolinject._transport.messages import Chunk
 from poolinject._worker.journal import Journal
 from poolinject._worker.outcomes import Packed, Work
 
-SHARE = 0.4  # of what an item takes, for recording it
-HARMLESS_SHARE = 0.3  # of the time below which they are recorded together; no item quicker than that is in the system
-# for long: a write of one byte to a file takes as long as recording does, 0.4 of that time
-BULK_SHARE = 0.12  # of the time below which they are recorded together; items quicker than that are not even counted,
-# and cannot leave much: a write of one byte to a file takes as long as recording does
-SYSTEM_SHARE = 0.2  # of what an item takes; of pure Python it is 0 to 0.1, of one that writes a line 0.4 to 1
-WINDOW = 0.05  # CPU seconds that must have been seen; systems tell the shares apart by a clock of some 10 ms
-LATER_WINDOW = 0.4  # the same where a worker has ended before: with 5 ticks of that clock one in 30 is told wrong
+CALM_SECONDS = 5e-5  # for an item; recording one takes some 1.5e-6, and as much again for what it drives out of caches
+SHARE = 0.4  # of what an item takes, for recording it, where it is to be recorded at once if it can be
+# The following are parts of what recording takes, which is some two of what a write of one byte to a file does:
+SYSTEM_SHARE = 0.2  # what an item may spend in the system; pure Python is at 0.01, one that writes a byte at 0.6
+HARMLESS_SHARE = 0.75  # an item quicker than that is not in the system for long
+BULK_SHARE = 0.3  # items quicker than that are not even counted, and cannot leave much
+WINDOW = 0.01  # seconds that items as many as were seen may have spent in the system: a tick of the clock that tells
+LATER_WINDOW = 0.08  # the same where a worker has ended before: with one tick, one in 30 is told wrong
 LEAST_ITEMS = 64  # that must have been seen; what is told of a few of them is mostly the noise of the clocks
 ROUNDS, ITEMS = 8, 32  # of the measurement, about 0.3 ms
 WHOSE = getattr(resource, "RUSAGE_THREAD", resource.RUSAGE_SELF)  # the thread's, where the system tells
@@ -31,10 +31,11 @@ WHOSE = getattr(resource, "RUSAGE_THREAD", resource.RUSAGE_SELF)  # the thread's
 class Conduct:
     """What the items of a function have taken of late, in CPU seconds."""
 
-    __slots__ = ("_began", "_items", "_system", "_total", "_window")
+    __slots__ = ("_began", "_items", "_most", "_system", "_total", "_window")
 
-    def __init__(self, generation: int = 0) -> None:
+    def __init__(self, recording: float, generation: int = 0) -> None:
         """Know nothing yet of the items; what is lost with a worker is likelier to be where one has ended already."""
+        self._most = SYSTEM_SHARE * recording  # seconds in the system, for an item
         self._window = LATER_WINDOW if generation else WINDOW
         self._began = (0.0, 0.0)
         self._items, self._total, self._system = 0.0, 0.0, 0.0
@@ -49,7 +50,7 @@ class Conduct:
         self._items += items
         self._system += system - self._began[1]
         self._total += max(total - self._began[0] - recording, 0.0)
-        if self._total > 2 * self._window:
+        if self._most * self._items > 2 * self._window:
             self._items, self._system, self._total = self._items / 2, self._system / 2, self._total / 2
 
     def is_quicker_than(self, seconds: float, *, harmless: float = 0.0) -> bool:
@@ -57,8 +58,8 @@ class Conduct:
 
         Where one takes less than *harmless*, too little for a system call, this need not have been seen for long.
         """
-        most_system = SYSTEM_SHARE * max(self._total, harmless * self._items)
-        is_calm = self._system < most_system if self._total >= self._window else self._total < harmless * self._items
+        most = self._most * self._items
+        is_calm = self._system < most if most >= self._window else self._total < harmless * self._items
         return self._items >= LEAST_ITEMS and is_calm and self._total < seconds * self._items
 
 

@@ -10,7 +10,6 @@ from poolinject._transport.messages import Cancel, Chunk, Forget, FromWorker, Li
 from poolinject._worker.beside import ItemTasks, TaskCalls
 from poolinject._worker.chunks import ChunkRunner, Loaded, failing
 from poolinject._worker.memory import MemoryWatch
-from poolinject._worker.recording import Conduct
 from poolinject.errors import TransportError
 
 if TYPE_CHECKING:
@@ -155,7 +154,7 @@ class Runner:
 
     def load(self, message: Load) -> None:
         """Learn a function; one that cannot be loaded fails the items that need it."""
-        conduct = Conduct(self.runtime.worker.generation)
+        conduct = self._chunks.new_conduct()
         try:
             plan = message.plan if message.blob is None else load_function(message.blob, message.name)[1]
             loaded = Loaded(self.runtime.bind_loop(plan), conduct, plan, self.runtime.bind_bulk(plan))

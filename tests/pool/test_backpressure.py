@@ -309,6 +309,15 @@ def test_a_long_list_is_not_copied_into_flight(parallel: Kind) -> None:
         results.close()  # type: ignore[attr-defined]
 
 
+@pytest.mark.parametrize("limit", [1, None])
+def test_a_submitted_call_ends_its_run(backend: Kind, limit: int | None) -> None:
+    """However few may be in flight; else shutdown would wait for its input."""
+    with backend.pool(2, max_in_flight=limit) as pool:
+        assert pool.submit(echo, 1).result(PATIENCE) == 1
+        until(lambda: not driver_of(pool).dispatcher.runs)
+        assert pool.report.items == 1
+
+
 def driver_of(pool: InjectedPool) -> Driver:
     """Give what only tests look at."""
     assert pool._engine.driver is not None

@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import itertools
 import os
-import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 from poolinject._worker.control import SIZE, Control
 from poolinject._worker.journal import Journal
-from poolinject._worker.recording import LEAST_ITEMS, SHARE, WINDOW, Conduct, cost_of_recording
+from poolinject._worker.recording import LEAST_ITEMS, SHARE, SYSTEM_SHARE, WINDOW, Conduct, cost_of_recording
 
-ENOUGH = 4 * WINDOW
-ITEMS = 5000  # in a chunk, beside which the two looks at the clocks are next to nothing
+RECORDING = 2.5e-6  # seconds for a result
+ENOUGH = int(4 * WINDOW / (SYSTEM_SHARE * RECORDING))  # items
+ITEMS = ENOUGH // 16  # in a chunk, beside which the two looks at the clocks are next to nothing
 
 
-def look_on(conduct: Conduct, item: Callable[[], object], cpu_seconds: float) -> None:
-    """Let items run for so long, in chunks."""
-    end = time.thread_time() + cpu_seconds
-    while time.thread_time() < end:
+def look_on(conduct: Conduct, item: Callable[[], object], count: int) -> None:
+    """Let so many items run, in chunks."""
+    for _ in range(0, count, ITEMS):
         conduct.begin()
         for _ in range(ITEMS):
             item()
@@ -29,8 +29,8 @@ def look_on(conduct: Conduct, item: Callable[[], object], cpu_seconds: float) ->
 
 def test_pure_python_is_quick_once_it_is_known() -> None:
     """Not before enough of it has been seen, and only if it takes less than asked."""
-    conduct = Conduct()
-    look_on(conduct, int, WINDOW / 10)
+    conduct = Conduct(RECORDING)
+    look_on(conduct, int, ITEMS)
     assert not conduct.is_quicker_than(1.0)
     look_on(conduct, int, ENOUGH)
     assert conduct.is_quicker_than(1e-4)
@@ -39,8 +39,8 @@ def test_pure_python_is_quick_once_it_is_known() -> None:
 
 def test_what_takes_less_than_a_system_call_is_quick_at_once() -> None:
     """Nothing needs to be known of the system then."""
-    conduct = Conduct()
-    look_on(conduct, int, WINDOW / 10)
+    conduct = Conduct(RECORDING)
+    look_on(conduct, int, ITEMS)
     assert conduct.is_quicker_than(1.0, harmless=1.0)
     assert not conduct.is_quicker_than(1.0, harmless=1e-9)
     assert not conduct.is_quicker_than(1e-9, harmless=1.0)
@@ -48,7 +48,7 @@ def test_what_takes_less_than_a_system_call_is_quick_at_once() -> None:
 
 def test_a_few_items_tell_nothing() -> None:
     """Whatever they seem to have taken."""
-    conduct = Conduct()
+    conduct = Conduct(RECORDING)
     for _ in range(LEAST_ITEMS):
         assert not conduct.is_quicker_than(1.0, harmless=1.0)
         conduct.begin()
@@ -58,7 +58,7 @@ def test_a_few_items_tell_nothing() -> None:
 
 def test_what_enters_the_system_now_and_then_is_found_out() -> None:
     """However little it takes on average, once enough of it has been seen."""
-    conduct = Conduct()
+    conduct = Conduct(RECORDING)
     numbers = itertools.count()
 
     def now_and_then() -> None:
@@ -69,9 +69,26 @@ def test_what_enters_the_system_now_and_then_is_found_out() -> None:
     assert not conduct.is_quicker_than(1.0, harmless=1e-7)
 
 
+def add_and_write(file: int) -> None:
+    """Take ten times as long as the one system call does."""
+    sum(number for number in range(200))
+    os.write(file, b"x")
+
+
+def test_one_system_call_among_much_else_is_found_out(tmp_path: Path) -> None:
+    """It is told by what it takes, not by its share."""
+    conduct = Conduct(RECORDING)
+    file = os.open(tmp_path / "file", os.O_WRONLY | os.O_CREAT)
+    try:
+        look_on(conduct, lambda: add_and_write(file), ENOUGH)
+    finally:
+        os.close(file)
+    assert not conduct.is_quicker_than(1.0, harmless=1e-7)
+
+
 def test_what_enters_the_system_is_never_quick() -> None:
     """However little it takes; when it leaves off, that is forgiven in time."""
-    conduct = Conduct()
+    conduct = Conduct(RECORDING)
     look_on(conduct, lambda: os.close(os.open(os.devnull, os.O_RDONLY)), ENOUGH)
     assert not conduct.is_quicker_than(1.0)
     look_on(conduct, int, 10 * ENOUGH)
@@ -91,7 +108,7 @@ def test_recording_is_measured_and_leaves_nothing() -> None:
 @pytest.mark.parametrize("recording", [0.0, 1.0])
 def test_time_of_recording_is_not_the_items(recording: float) -> None:
     """What is measured with it is told without it."""
-    conduct = Conduct()
+    conduct = Conduct(RECORDING)
     conduct.begin()
     conduct.end(10, recording)
     assert not conduct.is_quicker_than(1.0)

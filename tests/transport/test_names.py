@@ -1,6 +1,7 @@
 """What the members of a batch name stands in it once: classes, functions, and a few objects that there is one of."""
 
 import collections
+import copyreg
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from typing import Any, NamedTuple, NoReturn
 
 import pytest
 
+from poolinject._transport import batch_writer, picklers
 from poolinject._transport.batch_reader import decode_batch
 from poolinject._transport.batch_writer import BatchWriter, encode_batch
 from poolinject._transport.codec import DamagedBatch, Mark, Unsendable
@@ -49,6 +51,32 @@ def visible() -> None:
     """Have a name that leads here."""
 
 
+class Stateful(type):
+    """A metaclass for classes that differ in their state."""
+
+    state: int
+
+
+def make_stateful(state: int) -> Stateful:
+    """Make such a class."""
+    return Stateful("State", (), {"state": state})
+
+
+class State(metaclass=Stateful):
+    """One of them."""
+
+    state = 0
+
+
+@pytest.fixture
+def many(monkeypatch: pytest.MonkeyPatch) -> list[type[Row]]:
+    """Make 300 classes of this module."""
+    classes = [type(f"Class{number}", (Row,), {"__module__": __name__}) for number in range(300)]
+    for cls in classes:
+        monkeypatch.setitem(globals(), cls.__name__, cls)
+    return classes
+
+
 @pytest.fixture
 def vanishing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """Import a module that the reader of a batch does not have, once it is deleted."""
@@ -63,12 +91,22 @@ def vanish(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "vanishing")
 
 
-def test_a_class_is_named_twice_at_the_most() -> None:
-    """By the first member, and for all others together."""
+def test_a_class_is_named_three_times_at_the_most() -> None:
+    """By the first two members, and for all others together."""
     rows = [Row(number) for number in range(1000)]
     data = encode_batch(rows)
-    assert data.count(b"Row") == 2
+    assert data.count(b"Row") == 3
     assert decode_batch(data) == rows
+
+
+@pytest.mark.parametrize("times", [1, 3])
+def test_many_names_take_no_more_room_than_they_would_alone(many: list[type], times: int) -> None:
+    """Each member is given but a few, and none that no other names."""
+    members = many * times
+    data = encode_batch(members)
+    assert decode_batch(data) == members
+    assert len(data) < sum(len(encode_batch([member, object()])) for member in members) + 3 * 64 * len(members)
+    assert times > 1 or data.count(b"Class") == len(many)
 
 
 def test_members_of_many_classes_come_back_equal() -> None:
@@ -79,14 +117,45 @@ def test_members_of_many_classes_come_back_equal() -> None:
     assert decode_batch(encode_batch(members[::-1])) == members[::-1]
 
 
-def test_more_names_than_a_short_number_can_tell() -> None:
-    """Their places take more than a byte then."""
-    classes = [type(f"Class{number}", (Row,), {"__module__": __name__}) for number in range(300)]
-    globals().update({cls.__name__: cls for cls in classes})
-    members = [cls(number) for number, cls in enumerate(2 * classes)]
+def test_members_of_very_many_classes(many: list[type[Row]]) -> None:
+    """More than are shared: the others stand where they are."""
+    members = [cls(number) for number, cls in enumerate(4 * many)]
     again = decode_batch(encode_batch(members))
     assert again == members
-    assert list(map(type, again)) == 2 * classes
+    assert list(map(type, again)) == 4 * many
+
+
+def test_a_class_whose_metaclass_has_a_say_is_no_name() -> None:
+    """What is pickled of it may be another thing the next time."""
+    copyreg.pickle(Stateful, lambda cls: (make_stateful, (cls.state,)))
+    try:
+        writer = BatchWriter("result")
+        for State.state in range(4):
+            writer.add([State])
+        assert [cls.state for (cls,) in decode_batch(writer.take()[0])] == [0, 1, 2, 3]
+    finally:
+        del copyreg.dispatch_table[Stateful]
+
+
+def test_named_tuples_that_go_by_value_share_their_class(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They do not wait to be pickled together, which would fail each time somebody asks for the last of them."""
+    by_value = list[object]()
+
+    def dumps(obj: object) -> bytes:
+        by_value.append(obj)
+        return picklers.dumps_by_value(obj)
+
+    monkeypatch.setattr(batch_writer, "dumps_by_value", dumps)
+
+    class Local(NamedTuple):
+        number: int
+
+    writer = BatchWriter("result")
+    for number in range(10):
+        writer.add(Local(number))
+        assert decode_batch(writer.last()) == [Local(number)]
+    assert decode_batch(writer.take()[0]) == [Local(number) for number in range(10)]
+    assert len(by_value) == 1
 
 
 def test_an_object_that_comes_again_is_another_one() -> None:
@@ -120,14 +189,26 @@ def test_what_names_a_missing_module_costs_only_itself(
     vanishing: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """However many members share the name; it is told which module it is."""
-    things = [vanishing.Thing(), Row(1), vanishing.Thing(), Row(2), vanishing.Thing, [vanishing.call], Pair(3, 4), 5]
-    data = encode_batch(things)
+    inner = [1]
+    theirs = [vanishing.Thing(), vanishing.Thing(), [vanishing.Thing(), vanishing.call], vanishing.Thing]
+    ours = [[inner, inner], Row(1), Row(2), [inner, inner, Row(3)]]
+    data = encode_batch([member for pair in zip(ours, theirs, strict=True) for member in pair])
     vanish(tmp_path, monkeypatch)
     again = decode_batch(data, "result")
     assert isinstance(again, DamagedBatch)
-    assert [again[1], again[3], again[6], again[7]] == [Row(1), Row(2), Pair(3, 4), 5]
-    for place in (0, 2, 4, 5):
-        assert str(again[place].error).endswith("unpickled: ModuleNotFoundError: No module named 'vanishing'")
+    assert again[::2] == ours
+    for member in again[1::2]:
+        assert str(member.error) == "result: cannot be unpickled: ModuleNotFoundError: No module named 'vanishing'"
+
+
+def test_a_missing_module_leaves_no_garbage(
+    vanishing: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing keeps the message that it was named in."""
+    data = bytearray(encode_batch([vanishing.Thing() for _ in range(10)]))
+    vanish(tmp_path, monkeypatch)
+    assert len(decode_batch(data)) == 10
+    data.append(0)  # which it could not be while something referred to it
 
 
 def test_the_first_member_is_marked_while_names_are_looked_up(
