@@ -9,12 +9,15 @@ import sys
 from collections.abc import Iterable
 from typing import Any
 
+from poolinject._references import follows_reference
+
 ATOMS = frozenset((
     *(type(None), bool, int, float, complex, str, bytes),
     *(dt.date, dt.timedelta, decimal.Decimal),
 ))  # fmt: skip # plain pickle takes each of them
 IDS = frozenset(map(id, ATOMS))  # to look a type up without asking its metaclass, whose ``__hash__`` may be anybody's
-KNOWN = set(IDS)  # with those of what else was found to be an atom's type since, and lives as long as the process
+KNOWN: dict[int, type] = {id(kind): kind for kind in ATOMS}  # with others that were found to be atoms' types since
+ROWS: dict[int, type] = {}  # the same of named tuples, by id
 OWN_PICKLING = frozenset(("__reduce__", "__reduce_ex__", "__getnewargs_ex__", "__getstate__", "__setstate__"))
 ZONES = frozenset((type(None), dt.timezone))  # of times that are atoms, too
 
@@ -30,17 +33,15 @@ def is_atom(value: object) -> bool:
         return type(value.tzinfo) in ZONES  # type: ignore[attr-defined]  # mypy does not see what it is by now
     if id(kind) in KNOWN:
         return True
-    if issubclass(type(kind), enum.EnumMeta):
-        return _is_found(kind)
-    if _is_numpy_scalar(kind):
-        KNOWN.add(id(kind))
+    if _is_numpy_scalar(kind) or (issubclass(type(kind), enum.EnumMeta) and _is_found(kind)):
+        KNOWN[id(kind)] = kind
         return True
     return False
 
 
 def _is_found(kind: type) -> bool:
-    """Tell whether a class can be found by its module and name; one that goes by value cannot be pickled together."""
-    found: object = None if kind.__module__ == "__main__" else sys.modules.get(kind.__module__)
+    """Tell whether another process finds a class by module and name; one that goes by value is not packed together."""
+    found: object = sys.modules.get(kind.__module__) if follows_reference(kind) else None
     for name in kind.__qualname__.split("."):
         found = getattr(found, name, None)
     return found is kind
@@ -73,10 +74,14 @@ def snapshot(value: Any) -> Any:
 
 def is_named_tuple(kind: Any) -> bool:
     """Tell whether a class was made by ``collections.namedtuple`` and has no say of its own in how it is pickled."""
-    if type(kind) is not type or kind.__bases__ != (tuple,):
+    if id(kind) in ROWS:
+        return True
+    if type(kind) is not type or kind.__bases__ != (tuple,) or not OWN_PICKLING.isdisjoint(vars(kind)):
         return False
-    is_plain = OWN_PICKLING.isdisjoint(vars(kind)) and str(kind.__new__.__module__).startswith("namedtuple_")
-    return is_plain and _is_found(kind)
+    if not str(kind.__new__.__module__).startswith("namedtuple_") or not _is_found(kind):
+        return False
+    ROWS[id(kind)] = kind
+    return True
 
 
 def _are_atoms(values: Iterable[object]) -> bool:

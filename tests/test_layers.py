@@ -12,12 +12,13 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "poolinject"
 ROOMS = {  # what each room may import beside itself
     "errors": set[str](),
-    "_atoms": set[str](),
+    "_references": set[str](),
+    "_atoms": {"_references"},
     "markers": {"errors"},
     "_injection": {"_atoms", "markers", "errors"},
-    "_transport": {"_atoms", "markers", "errors"},
+    "_transport": {"_atoms", "_references", "markers", "errors"},
     "_worker": {"_atoms", "_transport", "_injection", "markers", "errors"},
-    "backends": {"_worker", "_transport", "_injection", "markers", "errors"},
+    "backends": {"_references", "_worker", "_transport", "_injection", "markers", "errors"},
     "_scheduling": {"backends", "_worker", "_transport", "_injection", "markers", "errors"},
     "_options": {"_scheduling", "backends", "_worker", "_transport", "_injection", "markers", "errors"},
     "_wiring": {"_options", "_scheduling", "backends", "_injection", "markers", "errors"},

@@ -72,8 +72,12 @@ class Consumption:
 
     def iterate(self, convert: Convert | None) -> Iterator[Any]:
         """Begin the run and give an iterator over it; the input is read in the background."""
-        self.begin()
-        return Iteration.over(Parts(self._iterate(convert), self._close))
+        try:
+            self.begin()
+            return Iteration.over(Parts(self._iterate(convert), self._close))
+        except BaseException:  # before anybody has the iterator
+            self._settle()
+            raise
 
     def _close(self) -> None:
         """Let the iteration end, on whichever thread it is."""

@@ -81,7 +81,9 @@ class Dispatcher:
         self._perform(self.scheduler.vacate(worker_id))
 
     def open(self, run: Run) -> None:
-        """Begin a run."""
+        """Begin a run, unless it was cancelled before it came."""
+        if run.finished:
+            return
         order = ReorderBuffer() if run.options.ordered else None
         self.runs[run.id] = self._reading[run.id] = run
         self._limited += run.options.timeout is not None
@@ -91,9 +93,12 @@ class Dispatcher:
         self.scheduler.open(state)
 
     def cancel(self, run: Run) -> None:
-        """Start no further item of a run."""
+        """Start no further item of a run; one that was interrupted before it was opened ends."""
         run.stop_input()
-        self._perform(self.scheduler.cancel(run.id))
+        if run.id in self.runs:
+            self._perform(self.scheduler.cancel(run.id))
+        elif not run.finished:
+            run.finish(lambda _: None)
 
     def look_at_inputs(self) -> None:
         """Tell the scheduler what has been read since."""

@@ -11,6 +11,7 @@ by calling ``shared_object``.
 
 from __future__ import annotations
 
+import io
 import itertools
 import pickle
 import pickletools
@@ -73,11 +74,51 @@ def decode_batch(data: Buffer, what: str = "item", arena: Arena | None = None, m
             return _decode_apart(memoryview(data), what, arena, mark or Mark([0], itertools.repeat(0)))
     except (struct.error, IndexError) as error:
         raise TransportError("batch", decoding_failure(error)) from None
+    together = memoryview(data)[HEAD.size :]
     try:
-        members: list[Any] = decode(memoryview(data)[HEAD.size :], what)
+        members: list[Any] = decode(together, what)
     except TransportError as error:
-        return DamagedBatch([Unsendable(error)] * count)
+        return _salvage(together, what) or DamagedBatch([Unsendable(error)] * count)
     return members
+
+
+class _Salvager(pickle.Unpickler):
+    """Reads what could not be read, with a mark in the place of each object whose class is missing."""
+
+    def __init__(self, data: memoryview, what: str) -> None:
+        super().__init__(io.BytesIO(data))
+        self._what = what
+
+    def find_class(self, module: str, name: str) -> Any:
+        """Find a class, or make one that gives the mark."""
+        try:
+            return super().find_class(module, name)
+        except BaseException as error:  # noqa: BLE001 - whatever the import of a module raises
+            mark = Unsendable(TransportError(self._what, decoding_failure(error)))
+            return type(name, (), {"__new__": lambda *_: mark})
+
+
+def _salvage(together: memoryview, what: str) -> list[Any]:
+    """Read those members that need no class which is missing; none where that is not what is wrong."""
+    try:
+        members = _Salvager(together, what).load()
+    except BaseException:  # noqa: BLE001 - user code may raise anything
+        return []
+    return DamagedBatch([_mark_in(member) or member for member in members])
+
+
+def _mark_in(member: object) -> Unsendable | None:
+    """Look for a mark in a member of containers and atoms."""
+    ahead, seen = [member], set[int]()
+    while ahead:
+        value = ahead.pop()
+        if type(value) is Unsendable:
+            return value
+        if isinstance(value, (list, tuple, set, frozenset, dict)) and id(value) not in seen:
+            seen.add(id(value))
+            ahead += value
+            ahead += value.values() if isinstance(value, dict) else ()
+    return None
 
 
 def _decode_apart(view: memoryview, what: str, arena: Arena | None, mark: Mark) -> list[Any]:

@@ -1,9 +1,9 @@
 """Batches of objects, to bytes. Runs in the caller and in workers; ``batch_reader`` says what they look like.
 
 A batch of builtin primitives, other atoms and their containers is one pickle. Any other is one pickle for each member
-(``BatchWriter``), so that a member which cannot be pickled or unpickled costs only itself. (Of atoms only members of
-an enum can fail to be unpickled; then the whole batch does.) User code that runs on the way may raise what it likes:
-batches are made where no Ctrl-C is heard.
+(``BatchWriter``), so that a member which cannot be pickled or unpickled costs only itself. (Of what is packed together
+only a member of an enum can fail where its class is found; then the whole batch does.) User code that runs on the way
+may raise what it likes: batches are made where no Ctrl-C is heard.
 """
 
 from __future__ import annotations
@@ -56,11 +56,11 @@ def encode_primitives(objects: Sequence[object]) -> bytes | None:
     if type(objects) is range:
         return head + pickle.dumps(objects, PROTOCOL)
     members = objects if type(objects) is list else list(objects)
-    if len(members) <= _SMALL and IDS.issuperset(map(id, map(type, members))):
-        return head + pickle.dumps(members, PROTOCOL)
     file = io.BytesIO()
     file.write(head)
     try:
+        if len(members) <= _SMALL and IDS.issuperset(map(id, map(type, members))):
+            return head + pickle.dumps(members, PROTOCOL)
         PrimitivePickler(file, PROTOCOL).dump(members)
     except BaseException:  # noqa: BLE001 - user code may raise anything
         return None
@@ -108,11 +108,10 @@ class BatchWriter:
         self._members.add(member)
 
     def bare(self) -> bytes | None:
-        """Return a plain pickle of the newest member, where it waits and that can be had."""
-        try:
-            return pickle.dumps(self._atoms[-1], PROTOCOL) if self._atoms else None
-        except BaseException:  # noqa: BLE001 - as in ``encode_atoms``
+        """Return a plain pickle of the newest member, where it waits and needs no class to be read."""
+        if not self._atoms or id(type(self._atoms[-1])) not in IDS:
             return None
+        return pickle.dumps(self._atoms[-1], PROTOCOL)
 
     def last(self, count: int = 1) -> bytes:
         """Return the bytes of a batch of so many newest members alone."""
@@ -156,11 +155,11 @@ class _Members:
 
     def add(self, member: object) -> None:
         """Encode one more; one that cannot be pickled is decoded as `Unsendable`."""
-        if id(type(member)) in IDS:
-            self._count(self._file.write(pickle.dumps(member, PROTOCOL)))
-            return
         start, placed, pickler = self._file.tell(), len(self._places), self._pickler
         try:
+            if id(type(member)) in IDS:
+                self._count(self._file.write(pickle.dumps(member, PROTOCOL)))
+                return
             if len(self._tables.named) > self._learned:
                 self._learn_names()
             if self._learned:

@@ -15,8 +15,9 @@ from functools import partial
 from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
+from poolinject._references import is_importable
 from poolinject._transport.codec import decode, encode
-from poolinject._transport.picklers import Buffer, is_importable, safe_text
+from poolinject._transport.picklers import Buffer, safe_text
 from poolinject.errors import TransportError
 
 Member = tuple[str, Any]  # a label and the object it stands for

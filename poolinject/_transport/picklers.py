@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 import cloudpickle
 
 from poolinject._atoms import ATOMS, is_atom, is_named_tuple
+from poolinject._references import follows_reference, names_importable
 
 Buffer = bytes | bytearray | memoryview
 
@@ -28,8 +29,6 @@ PROTOCOL = 5
 MOST_NAMES = 64  # in a batch; each of its members is given all of them
 PLAIN_CLASSES = ATOMS | {dt.datetime, dt.time, dt.timezone}
 
-_sent_by_value: set[str] = set()  # names of modules that workers are said not to have
-_found = {"builtins"}  # names of modules that a search has found; grows
 _own_classes: weakref.WeakSet[type] = weakref.WeakSet()  # sent from here by value
 _adopted_classes: weakref.WeakSet[type] = weakref.WeakSet()  # received here by value
 
@@ -192,56 +191,10 @@ def dumps(obj: object) -> bytes:
     return dumps_by_value(obj)
 
 
-def follows_reference(obj: Any) -> bool:
-    """Whether a worker can import the module that *obj*, a class, function or instance, names as its own."""
-    return _names_importable(getattr(obj, "__module__", None))
-
-
-def _names_importable(module: object) -> bool:
-    return type(module) is not str or module in _found or is_importable(module)
-
-
-def send_by_value(module: ModuleType) -> None:
-    """Treat a module, and those below it, as one that workers cannot import, from now on."""
-    _sent_by_value.add(module.__name__)
-    _found.difference_update([name for name in _found if _is_sent_by_value(name)])
-
-
-def _is_sent_by_value(name: str) -> bool:
-    return bool(_sent_by_value) and any(f"{name}.".startswith(f"{each}.") for each in _sent_by_value)
-
-
-def is_importable(name: str) -> bool:
-    """Whether a search in a process with this one's ``sys.path`` would find the module *name* as it is here."""
-    if name in ("__main__", "__mp_main__") or _is_sent_by_value(name):
-        return False
-    try:
-        found = name not in sys.modules or _search_finds(name)
-    except Exception:  # noqa: BLE001 - user code may raise anything
-        found = True  # a finder that fails: leave it to pickle
-    if found:
-        _found.add(name)
-    return found
-
-
-def _search_finds(name: str) -> bool:
-    parent, _, _ = name.rpartition(".")
-    if parent and not is_importable(parent):
-        return False
-    spec = getattr(sys.modules[name], "__spec__", None)
-    if spec is None:
-        return bool(parent)  # made by its parent while that was imported, or made by hand
-    path = getattr(sys.modules.get(parent), "__path__", None) if parent else None
-    for finder in sys.meta_path:
-        if (again := finder.find_spec(name, path)) is not None:
-            return bool(again.origin == spec.origin)
-    return False
-
-
 def _mark_by_value(obj: Any) -> None:
     """Tell cloudpickle, which takes every loaded module for importable, about one that is not."""
     name = getattr(obj, "__module__", None)
-    if type(name) is str and name in sys.modules and not _names_importable(name) and name != "__main__":
+    if type(name) is str and name in sys.modules and not names_importable(name) and name != "__main__":
         cloudpickle.register_pickle_by_value(sys.modules[name])
 
 

@@ -168,7 +168,8 @@ class ChunkRunner:
         """Choose the loop for a chunk; tell whether it counts."""
         damaged = isinstance(chunk.items, DamagedBatch)
         bulk, is_quicker = function.bulk, function.conduct.is_quicker_than
-        if bulk is not None and not (chunk.exact or damaged) and is_quicker(self._bulk, harmless=self._bulk):
+        exact = chunk.exact or damaged or function.has_objects  # those take longer to pickle than to count
+        if bulk is not None and not exact and is_quicker(self._bulk, harmless=self._bulk):
             return bulk, False
         return _guarded(function.loop) if damaged else function.loop, True
 

@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from poolinject._worker.journal import Journal
 
 MEASURED = 64  # results of a chunk of which it is measured what packing and recording them takes
-USUAL = 4  # times the least; what takes longer is not the work alone
 _AT_END = 2  # members of what a pickle would say of an iterator over a list that has ended
 
 
@@ -121,8 +120,7 @@ class Work:
         self._recorded = 0  # outcomes in the store that the journal has, where they are recorded together
         self.has_objects = False  # which must be pickled at once, before another item can change them
         self._object: list[Any] = []  # the first of them
-        self._measured, self._least = 0, math.inf  # results; seconds that packing and recording one took
-        self._spent = 0.0  # seconds for all that were measured, interruptions left out
+        self._measured, self._least = 0, math.inf  # results; seconds that packing and recording one took at least
         self._is_placed = False  # a reader of the journal knows which item the next entry is about
         self._place = 3 * chunk.slot  # of the bound
         self._failures: list[Failed] = []
@@ -235,11 +233,10 @@ class Work:
     def _measure(self, spent: float) -> None:
         self._measured += 1
         self._least = min(self._least, spent)
-        self._spent += spent if spent < USUAL * self._least else self._least
 
     def recording(self, around: float) -> float:
-        """Give the seconds that went into packing and recording the results, each with so many *around* it."""
-        return (self._spent / self._measured + around) * self.done if self._measured else 0.0
+        """Give the seconds that went at least into packing and recording the results, each with so many *around* it."""
+        return (self._least + around) * self.done if self._measured else 0.0
 
     def fail(self, failed: ItemFailed) -> None:
         """Take the failure of an item."""

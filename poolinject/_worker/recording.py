@@ -1,8 +1,8 @@
 """Whether what each item comes to is recorded at once.
 
 It is where items spend time in system calls, since they may have left something there that must not be done twice, and
-where they take so long that recording costs little beside them. What others come to is recorded together, each
-millisecond.
+where they take so long that recording costs little beside them. What others come to is recorded together each time that
+the monitor looks: each millisecond, or as soon as pure Python lets another thread run.
 """
 
 from __future__ import annotations

@@ -13,10 +13,10 @@ from dataclasses import dataclass, field
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal
 
+from poolinject._references import send_by_value
 from poolinject._transport import wire
 from poolinject._transport.frames import FrameReader
 from poolinject._transport.messages import Cancel, Chunk, FromWorker, Ready, Results, Setup, Stop, ToWorker, Warm
-from poolinject._transport.picklers import send_by_value
 from poolinject._transport.waker import Waker
 from poolinject.backends.base import Backend, Capabilities, Gone, Joined, Leaving
 

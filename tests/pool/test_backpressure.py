@@ -309,6 +309,28 @@ def test_a_long_list_is_not_copied_into_flight(parallel: Kind) -> None:
         results.close()  # type: ignore[attr-defined]
 
 
+@pytest.mark.parametrize("method", ["imap", "outcomes", "map"])
+@pytest.mark.parametrize("is_posted", [False, True], ids=["before", "after"])
+def test_an_interrupt_while_a_run_begins_leaves_none(backend: Kind, method: str, *, is_posted: bool) -> None:
+    """Nobody has its iterator then, and leaving ``with`` would wait for its end."""
+
+    def interrupted(call: Callable[[], None]) -> None:
+        driver.post = post  # type: ignore[method-assign]
+        if is_posted:
+            post(call)
+        raise KeyboardInterrupt
+
+    with backend.pool(2) as pool:
+        assert pool.map(echo, range(10)) == list(range(10))
+        driver = driver_of(pool)
+        post = driver.post
+        driver.post = interrupted  # type: ignore[method-assign]
+        with pytest.raises(KeyboardInterrupt):
+            getattr(pool, method)(echo, iter(range(100_000)))
+        until(lambda: not driver.dispatcher.runs)
+        assert pool.map(echo, range(10)) == list(range(10))
+
+
 @pytest.mark.parametrize("limit", [1, None])
 def test_a_submitted_call_ends_its_run(backend: Kind, limit: int | None) -> None:
     """However few may be in flight; else shutdown would wait for its input."""

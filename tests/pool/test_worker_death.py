@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+import mmap
 import os
 import select
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -153,6 +155,38 @@ def test_items_too_quick_to_be_counted_cost_no_more(monkeypatch: pytest.MonkeyPa
         )
         assert pool.report.lost_workers == 2
         assert pool.map(increment_or_die, [1, 2]) == [2, 3]
+
+
+CALLS = mmap.mmap(-1, 1000)  # how often each item was begun; forked workers share it
+
+
+class Row:
+    """A result that is pickled at once."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+
+def count_and_die_late(item: int) -> Row:
+    """Give an object; one item ends the worker, once whoever records the results has looked."""
+    CALLS[item] += 1
+    if item == 777:
+        time.sleep(0.1)
+        os._exit(17)
+    return Row(item)
+
+
+def test_quick_items_that_give_objects_are_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However quick they seem: what has ended is not begun again when the worker is lost."""
+    monkeypatch.setattr(recording.Conduct, "is_quicker_than", lambda *_, **__: True)
+    CALLS[:] = bytes(len(CALLS))
+    with FORK.pool(1) as pool:
+        assert [row.number for row in pool.map(count_and_die_late, range(100))] == list(range(100))
+        CALLS[:100] = bytes(100)
+        results: Any = pool.map(count_and_die_late, range(1000), on_error="return", chunksize=1000)
+    assert [index for index, result in enumerate(results) if isinstance(result, Failure)] == [777]
+    assert [result.number for result in results if isinstance(result, Row)] == [*range(777), *range(778, 1000)]
+    assert CALLS[:] == bytes([1] * 1000)
 
 
 def test_broadcast_tells_which_worker_was_lost(process: Kind) -> None:

@@ -16,6 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from poolinject._references import is_importable
 from poolinject._transport import picklers
 from poolinject._transport.batch_reader import decode_batch, shared_object
 from poolinject._transport.batch_writer import BatchWriter, encode_atoms, encode_batch
@@ -161,10 +162,12 @@ def test_writer_lets_what_nobody_can_change_wait() -> None:
     writer.add(row)
     row[0] = 2
     writer.add(row)
-    assert pickle.loads(writer.bare() or b"") == [2]
+    assert writer.bare() is None  # in which there may be what needs a class
     assert decode_batch(writer.last()) == [[2]]
+    writer.add(3)
+    assert pickle.loads(writer.bare() or b"") == 3
     data, count = writer.take()
-    assert (data[0], count, decode_batch(data)) == (0, 2, [[1], [2]])
+    assert (data[0], count, decode_batch(data)) == (0, 3, [[1], [2], 3])
     for member in ((1, Status.DONE), Row(3), 4):
         writer.add(member)
     assert writer.bare() is None
@@ -409,7 +412,7 @@ def test_module_that_no_search_finds_goes_by_value(run_python: Callable[[str, by
 )
 def test_importable_modules_are_recognised(name: str, expected: bool) -> None:
     """Frozen, aliased and nested modules count; what is not loaded is left to pickle."""
-    assert picklers.is_importable(name) is expected
+    assert is_importable(name) is expected
 
 
 def test_module_shadowed_by_another_file_is_not_importable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -419,15 +422,15 @@ def test_module_shadowed_by_another_file_is_not_importable(tmp_path: Path, monke
     module = ModuleType("shadowed")
     module.__spec__ = os.__spec__
     monkeypatch.setitem(sys.modules, "shadowed", module)
-    assert not picklers.is_importable("shadowed")
+    assert not is_importable("shadowed")
 
 
 def test_module_below_one_that_no_search_finds_is_not_importable(monkeypatch: pytest.MonkeyPatch) -> None:
     """The parent decides first; beside it, a module without a specification was made by its parent's import."""
     for name in ("made_by_hand", "made_by_hand.inner", "json.made_inside"):
         monkeypatch.setitem(sys.modules, name, ModuleType(name))
-    assert not picklers.is_importable("made_by_hand.inner")
-    assert picklers.is_importable("json.made_inside")
+    assert not is_importable("made_by_hand.inner")
+    assert is_importable("json.made_inside")
 
 
 def test_module_that_every_finder_denies_is_not_importable(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -435,7 +438,7 @@ def test_module_that_every_finder_denies_is_not_importable(monkeypatch: pytest.M
     module = ModuleType("loaded_by_path")
     module.__spec__ = os.__spec__
     monkeypatch.setitem(sys.modules, "loaded_by_path", module)
-    assert not picklers.is_importable("loaded_by_path")
+    assert not is_importable("loaded_by_path")
 
 
 def test_failing_finder_leaves_the_decision_to_pickle(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -449,7 +452,7 @@ def test_failing_finder_leaves_the_decision_to_pickle(monkeypatch: pytest.Monkey
     module.__spec__ = os.__spec__
     monkeypatch.setitem(sys.modules, "hooked", module)
     monkeypatch.setattr(sys, "meta_path", [Finder(), *sys.meta_path])
-    assert picklers.is_importable("hooked")
+    assert is_importable("hooked")
 
 
 MAIN = """

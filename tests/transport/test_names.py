@@ -2,6 +2,7 @@
 
 import collections
 import copyreg
+import enum
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,6 +18,16 @@ from poolinject._transport.batch_reader import decode_batch
 from poolinject._transport.batch_writer import BatchWriter, encode_batch
 from poolinject._transport.codec import DamagedBatch, Mark, Unsendable
 
+VANISHING = """
+import enum, typing
+class Thing: pass
+def call(): pass
+class Colour(enum.Enum):
+    RED = 1
+class Row(typing.NamedTuple):
+    x: object
+"""
+
 
 @dataclass
 class Row:
@@ -30,6 +41,12 @@ class Pair(NamedTuple):
 
     first: int
     second: object
+
+
+class Standard(enum.Enum):
+    """What everybody has."""
+
+    ONE = 1
 
 
 class Refusing:
@@ -80,7 +97,7 @@ def many(monkeypatch: pytest.MonkeyPatch) -> list[type[Row]]:
 @pytest.fixture
 def vanishing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """Import a module that the reader of a batch does not have, once it is deleted."""
-    (tmp_path / "vanishing.py").write_text("class Thing:\n    pass\ndef call(): pass\n")
+    (tmp_path / "vanishing.py").write_text(VANISHING)
     monkeypatch.syspath_prepend(tmp_path)
     return __import__("vanishing")
 
@@ -199,6 +216,42 @@ def test_what_names_a_missing_module_costs_only_itself(
     assert again[::2] == ours
     for member in again[1::2]:
         assert str(member.error) == "result: cannot be unpickled: ModuleNotFoundError: No module named 'vanishing'"
+
+
+def test_what_was_packed_together_and_names_a_missing_module_costs_only_itself(
+    vanishing: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows with named tuples and enums, in whatever is packed together; as items and as results."""
+    module = vanishing
+    ours = [1, Pair(1, 2), (1, "a"), {"a": Standard.ONE}, None]
+    theirs = [module.Row(1), module.Colour.RED, (1, module.Colour.RED), {"a": module.Colour.RED}, {module.Colour.RED}]
+    members = [member for pair in zip(ours, theirs, strict=True) for member in pair]
+    writer = BatchWriter("result")
+    for member in members:
+        writer.add(member)
+    encoded = [encode_batch(members), writer.take()[0], encode_batch([*members, [[module.Row([2])]]])]
+    assert [data[0] for data in encoded] == [0, 0, 0]  # together
+    vanish(tmp_path, monkeypatch)
+    for data in encoded:
+        again = decode_batch(data, "result")
+        assert isinstance(again, DamagedBatch)
+        assert again[:10:2] == ours
+        for member in (*again[1:10:2], *again[10:]):
+            assert str(member.error).endswith("unpickled: ModuleNotFoundError: No module named 'vanishing'")
+
+
+def test_a_module_made_by_hand_goes_by_value_together_or_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody else could find its named tuples and enums."""
+    module = ModuleType("made_by_hand")
+    exec(VANISHING, module.__dict__)  # noqa: S102
+    monkeypatch.setitem(sys.modules, "made_by_hand", module)
+    writer = BatchWriter("result")
+    for member in (1, module.Row(2), module.Colour.RED):
+        writer.add(member)
+    data, _ = writer.take()
+    monkeypatch.delitem(sys.modules, "made_by_hand")
+    one, row, colour = decode_batch(data)
+    assert (one, row.x, colour.value) == (1, 2, 1)
 
 
 def test_a_missing_module_leaves_no_garbage(
