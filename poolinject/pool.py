@@ -174,8 +174,9 @@ class InjectedPool(AsyncMethods):
                 closes; an item that has not let go 2 seconds later is ended with its worker, which is replaced.
             delivery: What happens, when a worker is lost, to items that it had begun besides the one that it was
                 running: ``"at_least_once"``: those whose outcomes it had not recorded run again; it records them at
-                once, or every few milliseconds where they make no system calls and take less than 50 microseconds.
-                ``"at_most_once"``: they fail, too, and ``retries`` does not count for what was lost.
+                once, or every few milliseconds where they take less than 50 microseconds of CPU time and next to none
+                of it in system calls, on average. ``"at_most_once"``: they fail, too, and ``retries`` does not count
+                for what was lost.
             concurrency: How many items run beside each other on each worker, each in a task of its own on the worker's
                 event loop: 16 by default where ``func`` is a coroutine function, whose chunks have no more items
                 than that, whatever ``chunksize`` says; others run one item after another.

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from poolinject._scheduling.blocks import Block
     from poolinject._scheduling.consuming import Consumption, Convert
+    from poolinject._scheduling.progress import Bar
     from poolinject._transport.messages import Failure
 
     Prepare = Callable[[], tuple[Consumption, Convert | None]]
@@ -46,6 +47,8 @@ class AsyncConsumption:
     ) -> None:
         self._prepare, self._prepared, self._source, self._handle = prepare, prepared, source, handle
         self._made: Consumption | None = None
+        self._bar: Bar | None = None
+        self._is_left = False  # before there was a run
         self._reader: Reader | None = None
 
     @property
@@ -55,7 +58,7 @@ class AsyncConsumption:
 
     async def begin(self, values: list[Any] | None = None) -> None:
         """Prepare the run and open it; with *values* what need not be converted goes there, and no block comes."""
-        consumption, self._convert = await in_thread(self._prepare, is_own=True)
+        consumption, self._convert = await in_thread(self._prepare_here, is_own=True)
         self._prepared()
         self._made, driver, run = consumption, consumption.driver, consumption.run
         self._bell = Bell()
@@ -67,6 +70,14 @@ class AsyncConsumption:
         else:
             driver.open(run)
             self._reader = Reader(driver, run, self._source, self._bell, consumption.settle_seconds)
+
+    def _prepare_here(self) -> tuple[Consumption, Convert | None]:
+        """Prepare the run on a thread, for which nobody may wait any more."""
+        made = self._prepare()
+        self._bar = made[0].run.bar
+        if self._is_left:
+            self._bar.close()
+        return made
 
     async def collect(self) -> list[Any]:
         """Run to the end and give everything in order.
@@ -149,15 +160,18 @@ class AsyncConsumption:
 
     def abandon(self) -> None:
         """Start no further item, read no further; any thread may call this, and the garbage collector."""
+        self._is_left = True
         if self._made is not None:
             consuming.abandon(self._made.driver, self._made.run)
+        elif self._bar is not None:
+            self._bar.close()
 
     async def settle(self) -> None:
         """Abandon, and give open scopes the time to close; a second cancellation of an asyncio task cuts it short."""
+        self.abandon()
         if self._made is None:
             return
         driver, run = self._made.driver, self._made.run
-        self.abandon()
         with anyio.move_on_after(self._made.settle_seconds, shield=True):
             while not run.finished and driver.alive:
                 await self._bell.wait()

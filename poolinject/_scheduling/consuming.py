@@ -50,14 +50,14 @@ class Consumption:
             BaseException: What ended the run, once nothing of it runs any more.
         """
         driver, run = self.driver, self.run
-        self._refuse_to_wait()
         values: list[Any] = []
-        if convert is None:
-            run.gather(values)
-        goes_on = not driver.inline
-        if goes_on and self._length is not None:  # what is there already comes together with the run
-            goes_on = run.read(self._source, unheard)
         try:
+            self._refuse_to_wait()
+            if convert is None:
+                run.gather(values)
+            goes_on = not driver.inline
+            if goes_on and self._length is not None:  # what is there already comes together with the run
+                goes_on = run.read(self._source, unheard)
             driver.open(run)
             while goes_on and driver.alive:
                 goes_on = run.read(self._source, driver.notify)

@@ -189,12 +189,10 @@ class Dispatcher:
         if chunk is None:  # a worker that has ended had recorded what it had sent
             return
         state = self.scheduler.chunk(worker_id, message.chunk)
-        if known := state.known_of(message.start - chunk.start, message.size):
-            message = message.without(known)
-            if not message.size and not message.done:
-                return
+        message = state.news_of(message)
         run, first, count, retried = chunk.run, message.start - chunk.start, message.size, list[Retry]()
-        assert first + count <= len(chunk.items), "a worker ran items that it had given back"  # noqa: S101
+        if not count and not message.done:
+            return
         if message.failures and run.options.retries is not None and not self.scheduler.runs[run.id].cancelled:
             retried = retries_of(run.options.retries, chunk.attempt, message.start, message.failures, self._random)
         if count:

@@ -6,10 +6,13 @@ import math
 from collections import deque
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from poolinject._scheduling.backpressure import ReorderBuffer
 from poolinject._scheduling.chunking import Chunking
+
+if TYPE_CHECKING:
+    from poolinject._transport.messages import Results
 
 WINDOW = 64  # chunks in flight to one worker, at the most, whose items run one after another
 SLOTS = 4096  # the same of all chunks
@@ -171,11 +174,17 @@ class ChunkState:
         """Tell whether the outcome of the item at this place has come."""
         return place in self.told if self.beside > 1 else place < self.reported
 
-    def known_of(self, place: int, count: int) -> int:
-        """Tell how many of so many outcomes, from a place on, have come before: the first ones."""
+    def news_of(self, results: Results) -> Results:
+        """Leave out outcomes that have come before, and those of items that were given back, which others have."""
+        place = results.start - self.start
         if self.beside > 1:
-            return count if self.knows(place) else 0
-        return min(max(self.reported - place, 0), count)
+            known = results.size if self.knows(place) else 0
+        else:
+            known = min(max(self.reported - place, 0), results.size)
+        if known:
+            results, place = results.without(known), place + known
+        most = max(self.count - place, 0)
+        return results if results.size <= most else results.up_to(most)
 
     def missing_after(self, place: int, count: int) -> list[range]:
         """The same once so many more outcomes have come."""

@@ -82,24 +82,38 @@ def decode_batch(data: Buffer, what: str = "item", arena: Arena | None = None, m
     return members
 
 
+class _Missing(type):
+    """A class in the place of one that is missing; so are its attributes."""
+
+    mark: Unsendable
+
+    def __getattr__(cls, _name: str) -> Any:
+        return cls
+
+
 class _Salvager(pickle.Unpickler):
-    """Reads what could not be read, with a mark in the place of each object whose class is missing."""
+    """Reads what could not be read, with something that can be told in the place of what is missing."""
 
     def __init__(self, data: memoryview, what: str) -> None:
         super().__init__(io.BytesIO(data))
         self._what = what
 
     def find_class(self, module: str, name: str) -> Any:
-        """Find a class, or make one that gives the mark."""
+        """Find a class or function, or make one in its place."""
         try:
             return super().find_class(module, name)
         except BaseException as error:  # noqa: BLE001 - whatever the import of a module raises
-            mark = Unsendable(TransportError(self._what, decoding_failure(error)))
-            return type(name, (), {"__new__": lambda *_: mark})
+            missing = _Missing(name, (), {"__new__": lambda cls, *_: object.__new__(cls), "__setstate__": _ignore})
+            missing.mark = Unsendable(TransportError(self._what, decoding_failure(error)))
+            return missing
+
+
+def _ignore(*_: object) -> None:
+    """Take what a pickle would set."""
 
 
 def _salvage(together: memoryview, what: str) -> list[Any]:
-    """Read those members that need no class which is missing; none where that is not what is wrong."""
+    """Read those members that need nothing which is missing; none where that is not what is wrong."""
     try:
         members = _Salvager(together, what).load()
     except BaseException:  # noqa: BLE001 - user code may raise anything
@@ -108,12 +122,13 @@ def _salvage(together: memoryview, what: str) -> list[Any]:
 
 
 def _mark_in(member: object) -> Unsendable | None:
-    """Look for a mark in a member of containers and atoms."""
+    """Look for what is missing in a member of containers and atoms."""
     ahead, seen = [member], set[int]()
     while ahead:
         value = ahead.pop()
-        if type(value) is Unsendable:
-            return value
+        cls: Any = value if isinstance(value, _Missing) else type(value)
+        if isinstance(cls, _Missing):
+            return cls.mark
         if isinstance(value, (list, tuple, set, frozenset, dict)) and id(value) not in seen:
             seen.add(id(value))
             ahead += value

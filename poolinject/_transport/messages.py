@@ -194,6 +194,11 @@ class Results(NamedTuple):
             each=self.each[count:],
         )
 
+    def up_to(self, count: int) -> Results:
+        """Leave out all but so many of the first outcomes."""
+        failures = tuple(each for each in self.failures if each.offset < count)
+        return self._replace(size=count, values=self.values[:count], failures=failures, each=self.each[:count])
+
 
 class Returned(NamedTuple):
     """Of a chunk that was taken back while it ran, no item starts beyond the first ``kept``."""

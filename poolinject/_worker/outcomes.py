@@ -68,7 +68,6 @@ class Primitives(Objects):
         for place[0], value in zip(mark.numbers, self.values, strict=False):
             packed.add(value)
         place[0] = 0
-        self.values.clear()
         return packed
 
 
@@ -157,8 +156,10 @@ class Work:
         reduced: Any = self.numbered.__reduce__()
         if self._counts:
             handed_out = int(reduced[1][1]) - 1 - self.chunk.start
-        else:  # the last member is the place in the list; there is none at its end, when all have come to something
-            handed_out = self._before + reduced[2] if len(reduced) > _AT_END else self.done
+        elif len(reduced) > _AT_END:  # the last member is the place in the list
+            handed_out = self._before + reduced[2]
+        else:  # there is none at its end, when all have come to something, be it not taken yet
+            handed_out = min(self.done + len(self._object), self._bound)
         return max(self._words[self._place], handed_out)
 
     @property
@@ -201,7 +202,8 @@ class Work:
             if isinstance(self._store, Primitives):
                 mark = suspects(self._words, self.chunk.slot, self.chunk.start + self._offset)
                 self._store = self._store.packed(arena, mark)
-        self.append(self._object.pop())
+        self.append(self._object[0])
+        self._object.clear()
         with self.lock:
             if not self._stopped:
                 self._begin(self.done)  # each item that was begun has come to something

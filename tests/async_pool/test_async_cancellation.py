@@ -18,6 +18,7 @@ import anyio.to_thread
 import pytest
 
 from poolinject import Depends, InjectedPool
+from poolinject._scheduling.engine import Engine
 from poolinject.errors import PoolClosedError
 from tests.async_pool.conftest import Loop
 from tests.async_pool.test_async_waiting import Counter
@@ -366,3 +367,44 @@ def test_an_event_loop_that_has_ended_leaves_the_pool_usable(loop: Loop) -> None
     kept.clear()
     assert loop.run(pool.amap, abs, [-1]) == [1]
     pool.shutdown()
+
+
+class Bar:
+    """A progress bar that knows whether it was closed."""
+
+    closed = threading.Event()
+
+    def __init__(self, total: int | None = None) -> None:
+        assert total == 1
+        Bar.closed.clear()
+
+    def update(self, finished: int) -> None:
+        """Take no notice."""
+
+    def close(self) -> None:
+        """Take note."""
+        Bar.closed.set()
+
+
+def test_a_run_that_is_left_before_it_begins_leaves_no_bar(monkeypatch: pytest.MonkeyPatch, loop: Loop) -> None:
+    """What prepares it on a thread goes on by itself, and finds that nobody waits."""
+    started, go_on = threading.Event(), threading.Event()
+    start = Engine.start
+
+    def start_late(*args: Any) -> Any:
+        started.set()
+        assert go_on.wait(PATIENCE)
+        return start(*args)
+
+    monkeypatch.setattr(Engine, "start", start_late)
+
+    async def main() -> None:
+        async with InjectedPool(1, backend="thread") as pool:
+            async with anyio.create_task_group() as group:
+                group.start_soon(lambda: pool.amap(str, [1], progress=Bar))
+                await anyio.to_thread.run_sync(started.wait, PATIENCE)
+                group.cancel_scope.cancel()
+            go_on.set()
+            assert await anyio.to_thread.run_sync(Bar.closed.wait, PATIENCE)
+
+    loop.run(main)

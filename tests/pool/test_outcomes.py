@@ -32,12 +32,17 @@ def control() -> Control:
     return control
 
 
-def make_work(control: Control, store: Objects | Packed, *, is_quick: bool = True) -> Work:
+def make_work(control: Control, store: Objects | Packed, *, is_quick: bool = True, counts: bool = True) -> Work:
     """Come to the chunk."""
     chunk = Chunk(id=1, run=0, slot=0, function=0, start=100, items=list(range(COUNT)))
-    return Work(
-        chunk, store, control.words, Journal(control), lambda: None, seconds=1e-6, is_quick=is_quick, counts=True
-    )
+    journal = Journal(control)
+    return Work(chunk, store, control.words, journal, lambda: None, seconds=1e-6, is_quick=is_quick, counts=counts)
+
+
+def next_item(work: Work) -> int:
+    """Hand an item out."""
+    item: int | tuple[int, int] = next(work.numbered)
+    return item if isinstance(item, int) else item[1]
 
 
 def numbers(values: Any) -> list[int]:
@@ -46,18 +51,38 @@ def numbers(values: Any) -> list[int]:
     return [member if isinstance(member, int) else member.number for member in members]
 
 
+@pytest.mark.parametrize("counts", [True, False])
 @pytest.mark.parametrize("keep", [1, 2, 5])
-def test_an_object_does_not_undo_what_was_taken_back(control: Control, keep: int) -> None:
+def test_an_object_does_not_undo_what_was_taken_back(control: Control, keep: int, *, counts: bool) -> None:
     """The loop ends with it and goes on after it, no further than the caller was told."""
-    work = make_work(control, Primitives())
-    _, item = next(work.numbered)
-    work.other(Row(item))  # ends the loop
+    work = make_work(control, Primitives(), counts=counts)
+    work.other(Row(next_item(work)))  # ends the loop
     assert next(work.numbered, None) is None
     control.take_back(0, keep)
     work.heed_bound()  # as another thread does
     assert work.resume(None) is (keep > 1)
-    assert [item for _, item in work.numbered] == list(range(1, keep))
+    rest = [item[1] if isinstance(item, tuple) else item for item in work.numbered]
+    assert rest == list(range(1, keep))
+    for item in rest:
+        work.append(Row(item))
     assert work.kept_items == keep
+
+
+@pytest.mark.parametrize("counts", [True, False])
+def test_an_object_that_is_not_taken_yet_is_kept(control: Control, *, counts: bool) -> None:
+    """Whoever asks at that moment: the item has run, although more than its turn was taken back."""
+    work = make_work(control, Primitives(), counts=counts)
+    for _ in range(2):
+        work.kept.append(next_item(work))
+    item = next_item(work)
+    control.take_back(0, 1)
+    work.heed_bound()
+    work.other(Row(item))
+    assert next(work.numbered, None) is None
+    assert work.kept_items == 3
+    assert not work.resume(None)
+    assert work.kept_items == 3
+    assert work.results(done=True).size == 3
 
 
 def test_what_is_taken_back_just_then_is_answered_for(control: Control) -> None:

@@ -5,7 +5,8 @@ import pytest
 from poolinject._scheduling.backpressure import ReorderBuffer
 from poolinject._scheduling.chunking import MOST, MOST_UNITS, Chunking, Pace
 from poolinject._scheduling.scheduler import Scheduler
-from poolinject._scheduling.state import WINDOW, Emit, Finish, Lose, Recycle, RunState, Send, TakeBack
+from poolinject._scheduling.state import WINDOW, ChunkState, Emit, Finish, Lose, Recycle, RunState, Send, TakeBack
+from poolinject._transport.messages import Failed, Results
 from tests.scheduling.model import Model
 
 
@@ -304,3 +305,20 @@ def test_worker_with_too_much_memory_is_recycled_once_it_has_answered() -> None:
     (again,) = scheduler.ready(0)
     assert isinstance(again, Send)
     assert (again.start, again.size, again.again) == (1, 3, True)
+
+
+@pytest.mark.parametrize(
+    ("start", "size", "expected"),
+    [(100, 3, range(2, 3)), (102, 2, range(2, 4)), (102, 5, range(2, 6)), (100, 9, range(2, 6)), (106, 2, range(6, 6))],
+)
+def test_outcomes_that_others_give_are_left_out(start: int, size: int, expected: range) -> None:
+    """Those that have come before, and those of items that were given back."""
+    run = RunState(0, Chunking(10), None, fail_fast=False)
+    chunk = ChunkState(1, run, 0, 100, 10, seconds=1.0, weight=1.0, attempt=1)
+    chunk.reported, chunk.count = 2, 6
+    failures = tuple(Failed(place, ValueError(), "", "call", None) for place in range(size))
+    places = [start - 100 + place for place in range(size)]
+    news = chunk.news_of(Results(1, start, size, places, failures, 1.0, (), done=False))
+    assert news.values == list(expected)
+    assert (news.size, [failure.offset for failure in news.failures]) == (len(expected), list(range(len(expected))))
+    assert not expected or news.start == 100 + expected.start

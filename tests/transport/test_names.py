@@ -26,6 +26,9 @@ class Colour(enum.Enum):
     RED = 1
 class Row(typing.NamedTuple):
     x: object
+class Named(enum.Flag):
+    TWO = 2
+    __reduce_ex__ = lambda self, _: (getattr, (Named, self.name))
 """
 
 
@@ -224,12 +227,13 @@ def test_what_was_packed_together_and_names_a_missing_module_costs_only_itself(
     """Rows with named tuples and enums, in whatever is packed together; as items and as results."""
     module = vanishing
     ours = [1, Pair(1, 2), (1, "a"), {"a": Standard.ONE}, None]
-    theirs = [module.Row(1), module.Colour.RED, (1, module.Colour.RED), {"a": module.Colour.RED}, {module.Colour.RED}]
+    theirs = [module.Row(1), module.Colour.RED, (1, module.Colour.RED), {module.Colour.RED: 1}, {module.Colour.RED}]
     members = [member for pair in zip(ours, theirs, strict=True) for member in pair]
     writer = BatchWriter("result")
-    for member in members:
+    for member in (*members, module.Named.TWO):
         writer.add(member)
-    encoded = [encode_batch(members), writer.take()[0], encode_batch([*members, [[module.Row([2])]]])]
+    more = [[[module.Row([2])]], module.Row, [module.Colour]]
+    encoded = [encode_batch(members), writer.take()[0], encode_batch([*members, *more])]
     assert [data[0] for data in encoded] == [0, 0, 0]  # together
     vanish(tmp_path, monkeypatch)
     for data in encoded:
