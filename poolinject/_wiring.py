@@ -75,7 +75,13 @@ class Wiring:
         return self._engine.consume(self, driver, run, iter(items), items)
 
     def _warm_up(self) -> None:
-        self._engine.wait_started(self._engine.start(self))
+        try:
+            driver = self._engine.start(self)
+        except BaseException:
+            if self._engine.driver is not None:  # interrupted: nobody leaves a block that was not entered
+                self._engine.shut_down("cancel", None)
+            raise
+        self._engine.wait_started(driver)
 
     def _plan(self, func: Callable[..., Any], call: Call) -> Plan:
         self._check_usable()

@@ -67,6 +67,9 @@ class Driver:
         self._deserted_at: float | None = None  # since then there is no worker
         self._step_lock = threading.RLock()
         self._thread = threading.Thread(target=self._serve, name=f"{name} driver", daemon=True)
+
+    def begin(self) -> None:
+        """Let its thread begin, once somebody has the driver who can end it."""
         if not self.inline:
             self._thread.start()
 

@@ -105,6 +105,7 @@ class Engine:
                 self.driver = Driver(
                     self.backend, count, warm, options.cleanup_timeout, options.name, limits=options.limits
                 )
+                self.driver.begin()
                 self._finalizer = weakref.finalize(owner, _end_at_exit, self.driver, options.cleanup_timeout)
                 if options.handle_signals:
                     signals.watch(self.driver, options.cleanup_timeout)

@@ -18,8 +18,11 @@ from poolinject._worker.control import COUNTED, UNCOUNTED
 from poolinject._worker.lifecycle import is_interrupt, is_terminated
 from poolinject._worker.outcomes import Objects, Packed, Primitives, Work
 from poolinject._worker.recording import (
+    BULK_SECONDS,
     BULK_SHARE,
     CALM_SECONDS,
+    EXACT_SECONDS,
+    HARMLESS_SECONDS,
     HARMLESS_SHARE,
     SHARE,
     Conduct,
@@ -80,7 +83,8 @@ class ChunkRunner:
         self._pickles, self._arena = pickles, arena
         self._journal = journal
         self._cost = UNRECORDED if journal is None else cost_of_recording(journal)
-        self._harmless, self._bulk = HARMLESS_SHARE * self._cost.whole, BULK_SHARE * self._cost.whole
+        self._harmless = min(HARMLESS_SHARE * self._cost.whole, HARMLESS_SECONDS)
+        self._bulk = min(BULK_SHARE * self._cost.whole, BULK_SECONDS)
         self._interruptible, self._wake = interruptible, wake
         self._work: Work | None = None
         self._clock: Clock | None = None  # of items with a time limit
@@ -136,7 +140,7 @@ class ChunkRunner:
         """Come to a chunk."""
         loop, counts = self._loop(function, chunk)
         is_quicker = function.conduct.is_quicker_than
-        limit = self._cost.whole / SHARE if chunk.exact else CALM_SECONDS
+        limit = min(self._cost.whole / SHARE, EXACT_SECONDS) if chunk.exact else CALM_SECONDS
         is_quick = not chunk.timeout and is_quicker(limit, harmless=self._harmless)  # with the pickling of each
         make = Work if self.memory is None else self.memory.work
         work = self._work = make(

@@ -16,11 +16,12 @@ from poolinject._worker.journal import Journal
 from poolinject._worker.outcomes import Packed, Work
 
 CALM_SECONDS = 5e-5  # for an item; recording one takes some 1.5e-6, and as much again for what it drives out of caches
-SHARE = 0.4  # of what an item takes, for recording it, where it is to be recorded at once if it can be
-# The following are parts of what recording takes, which is some two of what a write of one byte to a file does:
-SYSTEM_SHARE = 0.2  # what an item may spend in the system; pure Python is at 0.01, one that writes a byte at 0.6
-HARMLESS_SHARE = 0.75  # an item quicker than that is not in the system for long
-BULK_SHARE = 0.3  # items quicker than that are not even counted, and cannot leave much
+SHARE, EXACT_SECONDS = 0.4, 1e-5  # of an item for recording it, and for an item, where what had begun is not run again
+# The following are parts of what recording takes, and seconds, of which the less counts, for an item. A write of one
+# byte to a file takes half as long as recording, and some 8e-7 seconds.
+SYSTEM_SHARE, SYSTEM_SECONDS = 0.15, 2e-7  # in the system: pure Python is at 1e-8
+HARMLESS_SHARE, HARMLESS_SECONDS = 0.75, 1.2e-6  # an item quicker than that is not in the system for long
+BULK_SHARE, BULK_SECONDS = 0.3, 5e-7  # items quicker than that are not even counted, and cannot leave much
 WINDOW = 0.01  # seconds that items as many as were seen may have spent in the system: a tick of the clock that tells
 LATER_WINDOW = 0.08  # the same where a worker has ended before: with one tick, one in 30 is told wrong
 LEAST_ITEMS = 64  # that must have been seen; what is told of a few of them is mostly the noise of the clocks
@@ -35,7 +36,7 @@ class Conduct:
 
     def __init__(self, recording: float, generation: int = 0) -> None:
         """Know nothing yet of the items; what is lost with a worker is likelier to be where one has ended already."""
-        self._most = SYSTEM_SHARE * recording  # seconds in the system, for an item
+        self._most = min(SYSTEM_SHARE * recording, SYSTEM_SECONDS)
         self._window = LATER_WINDOW if generation else WINDOW
         self._began = (0.0, 0.0)
         self._items, self._total, self._system = 0.0, 0.0, 0.0

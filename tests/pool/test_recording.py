@@ -11,10 +11,10 @@ import pytest
 
 from poolinject._worker.control import SIZE, Control
 from poolinject._worker.journal import Journal
-from poolinject._worker.recording import LEAST_ITEMS, SHARE, SYSTEM_SHARE, WINDOW, Conduct, cost_of_recording
+from poolinject._worker.recording import LEAST_ITEMS, SHARE, SYSTEM_SECONDS, WINDOW, Conduct, cost_of_recording
 
 RECORDING = 2.5e-6  # seconds for a result
-ENOUGH = int(4 * WINDOW / (SYSTEM_SHARE * RECORDING))  # items
+ENOUGH = int(4 * WINDOW / SYSTEM_SECONDS)  # items
 ITEMS = ENOUGH // 16  # in a chunk, beside which the two looks at the clocks are next to nothing
 
 
