@@ -144,7 +144,8 @@ def test_items_too_quick_to_be_counted_cost_no_more(monkeypatch: pytest.MonkeyPa
     """The chunk goes out again and is counted, which finds the culprit."""
     for name, value in (("WINDOW", 0.0), ("SYSTEM_SHARE", math.inf), ("SYSTEM_SECONDS", math.inf)):
         monkeypatch.setattr(recording, name, value)
-    monkeypatch.setattr(chunks, "BULK_SHARE", math.inf)  # in the workers, too, since they are forked from here
+    for name in ("BULK_SHARE", "BULK_SECONDS"):
+        monkeypatch.setattr(chunks, name, math.inf)  # in the workers, too, since they are forked from here
     with FORK.pool(2) as pool:
         assert pool.map(increment_or_die, range(70_000)) == list(range(1, 70_001))
         results: Any = pool.map(increment_or_die, range(count), on_error="return")
