@@ -19,11 +19,11 @@ CALM_SECONDS = 5e-5  # for an item; recording one takes some 1.5e-6, and as much
 SHARE, EXACT_SECONDS = 0.4, 1e-5  # of an item for recording it, and for an item, where what had begun is not run again
 # The following are parts of what recording takes, and seconds, of which the less counts, for an item. A write of one
 # byte to a file takes half as long as recording, and some 8e-7 seconds.
-SYSTEM_SHARE, SYSTEM_SECONDS = 0.15, 2e-7  # in the system: pure Python is at 1e-8
+SYSTEM_SHARE, SYSTEM_SECONDS = 0.3, 4e-7  # in the system: pure Python is at 1e-8, with an async provider at 2e-7
 HARMLESS_SHARE, HARMLESS_SECONDS = 0.75, 1.2e-6  # an item quicker than that is not in the system for long
 BULK_SHARE, BULK_SECONDS = 0.3, 5e-7  # items quicker than that are not even counted, and cannot leave much
-WINDOW = 0.01  # seconds that items as many as were seen may have spent in the system: a tick of the clock that tells
-LATER_WINDOW = 0.08  # the same where a worker has ended before: with one tick, one in 30 is told wrong
+WINDOW = 0.02  # seconds that as many items as were seen may spend in the system: two ticks of the clock that tells
+LATER_WINDOW = 0.08  # the same where a worker has ended before: with two ticks, one in 10 is told wrong for a while
 LEAST_ITEMS = 64  # that must have been seen; what is told of a few of them is mostly the noise of the clocks
 ROUNDS, ITEMS = 8, 32  # of the measurement, about 0.3 ms
 WHOSE = getattr(resource, "RUSAGE_THREAD", resource.RUSAGE_SELF)  # the thread's, where the system tells
