@@ -48,7 +48,7 @@ class AsyncConsumption:
         self._prepare, self._prepared, self._source, self._handle = prepare, prepared, source, handle
         self._made: Consumption | None = None
         self._bar: Bar | None = None
-        self._is_left = False  # before there was a run
+        self._is_left = False  # nobody waits for it any more
         self._reader: Reader | None = None
 
     @property

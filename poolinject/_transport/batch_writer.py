@@ -56,11 +56,11 @@ def encode_primitives(objects: Sequence[object]) -> bytes | None:
     if type(objects) is range:
         return head + pickle.dumps(objects, PROTOCOL)
     members = objects if type(objects) is list else list(objects)
-    file = io.BytesIO()
-    file.write(head)
     try:
         if len(members) <= _SMALL and IDS.issuperset(map(id, map(type, members))):
             return head + pickle.dumps(members, PROTOCOL)
+        file = io.BytesIO()
+        file.write(head)
         PrimitivePickler(file, PROTOCOL).dump(members)
     except BaseException:  # noqa: BLE001 - user code may raise anything
         return None

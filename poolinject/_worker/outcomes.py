@@ -203,7 +203,7 @@ class Work:
                 mark = suspects(self._words, self.chunk.slot, self.chunk.start + self._offset)
                 self._store = self._store.packed(arena, mark)
         self.append(self._object[0])
-        self._object.clear()
+        self._object.clear()  # not before: whoever asks what is kept meanwhile would not find it
         with self.lock:
             if not self._stopped:
                 self._begin(self.done)  # each item that was begun has come to something

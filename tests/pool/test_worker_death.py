@@ -172,7 +172,7 @@ def count_and_die_late(item: int) -> Row:
     """Give an object; one item ends the worker, once whoever records the results has looked."""
     CALLS[item] += 1
     if item == 777:
-        time.sleep(0.1)
+        time.sleep(0.5)  # it looks each millisecond, and nobody outside can tell that it has
         os._exit(17)
     return Row(item)
 
