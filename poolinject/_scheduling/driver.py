@@ -73,6 +73,13 @@ class Driver:
         if not self.inline:
             self._thread.start()
 
+    def abandon(self) -> None:
+        """End everything at once: it cannot go on, or its beginning was interrupted."""
+        self.backend.wake()
+        with self._step_lock:
+            kill_all(self.backend, self.workers)
+            self._finish()
+
     def post(self, call: Callable[[], None]) -> None:
         """Have the driver call something on its own thread; a signal handler may do this."""
         self._inbox.append(call)
@@ -161,10 +168,7 @@ class Driver:
                 self.step(POLL_SECONDS)
         except BaseException as error:  # noqa: BLE001 - nobody may wait for a driver that is gone
             self.failure = error
-            self.dispatcher.drop_all(error)
-            for worker_id in range(self.workers):
-                self.backend.end(worker_id, "kill")
-            self._finish()
+            self.abandon()
 
     def step(self, timeout: float) -> None:
         """Do what is there to do, waiting at most *timeout* seconds for something."""
@@ -332,3 +336,9 @@ class Driver:
             while self._inbox:
                 self._inbox.popleft()()
             self.dispatcher.drop_all(self.failure or PoolClosedError(self.name))
+
+
+def kill_all(backend: Backend, workers: int) -> None:
+    """End the workers of a pool without their cleanups."""
+    for worker_id in range(workers):
+        backend.end(worker_id, "kill")

@@ -21,7 +21,7 @@ from poolinject._scheduling.chunking import (
     Chunking,
     Pace,
 )
-from poolinject._scheduling.driver import Driver
+from poolinject._scheduling.driver import Driver, kill_all
 from poolinject._scheduling.recycling import Limits
 from poolinject._scheduling.reports import CleanupReport
 from poolinject._scheduling.runs import Run, RunOptions
@@ -101,15 +101,27 @@ class Engine:
                 plans = [self._plan_warm(provider) for provider in options.warm]
                 warm = [self.functions.load(each) for each in plans]
                 preload = self.functions.modules(plans if plan is None else [*plans, plan])
-                count = self.backend.start(options.name, options.workers, preload, options.async_backend)
-                self.driver = Driver(
-                    self.backend, count, warm, options.cleanup_timeout, options.name, limits=options.limits
-                )
-                self.driver.begin()
+                self.driver = self._start_driver(warm, preload)
                 self._finalizer = weakref.finalize(owner, _end_at_exit, self.driver, options.cleanup_timeout)
                 if options.handle_signals:
                     signals.watch(self.driver, options.cleanup_timeout)
             return self.driver
+
+    def _start_driver(self, warm: Sequence[Load], preload: Sequence[str]) -> Driver:
+        """Start the workers and what looks after them; where that is interrupted nothing is left of either."""
+        options, driver = self.options, None
+        count = self.backend.start(options.name, options.workers, preload, options.async_backend)
+        try:
+            driver = Driver(self.backend, count, warm, options.cleanup_timeout, options.name, limits=options.limits)
+            driver.begin()
+        except BaseException:
+            if driver is not None:
+                driver.abandon()
+            else:
+                kill_all(self.backend, count)
+                self.backend.close()
+            raise
+        return driver
 
     def leave_caller(self) -> None:
         """Have items run on a thread of the pool's where they would run on the caller's, which has an event loop.

@@ -6,6 +6,7 @@ while it is being woken (CPython 3.11), and the other queues and events must not
 
 from __future__ import annotations
 
+import math
 import select
 
 from poolinject._transport.private_files import close_private, private_socketpair
@@ -18,6 +19,8 @@ class Waker:
         self._woken, self._waker = private_socketpair()
         self._woken.settimeout(0)
         self._waker.settimeout(0)
+        self._poll = select.poll()  # select() knows no file beyond its 1,024th
+        self._poll.register(self._woken, select.POLLIN)
         self._is_awake = False
 
     def fileno(self) -> int:
@@ -44,8 +47,8 @@ class Waker:
         self._is_awake = False
 
     def wait(self, timeout: float | None) -> None:
-        """Wait, at most *timeout* seconds."""
-        if select.select([self._woken], [], [], timeout)[0]:
+        """Wait, at most *timeout* seconds; one thread at a time."""
+        if self._poll.poll(None if timeout is None else math.ceil(timeout * 1000)):
             self.clear()
 
     def close(self) -> None:

@@ -60,9 +60,13 @@ class RemoteBackend(Backend):
     capabilities = Capabilities(shares_memory=False, counts_begun=False, grows=True, costly_messages=True)
 
     def __init__(self) -> None:
+        self._waker: Waker | None = None
+        self._reset()
+
+    def _reset(self) -> None:
+        """Forget a start that failed: the cluster may be there the next time."""
         self._seats: list[Seat] = []
         self._events: deque[Callable[[], list[Heard]]] = deque()  # what carriers have to tell, for the driver's thread
-        self._waker: Waker | None = None
         self._closed = False
 
     @staticmethod
@@ -76,6 +80,7 @@ class RemoteBackend(Backend):
 
     def start(self, pool_name: str, workers: int, preload: Sequence[str], async_backend: AsyncBackend) -> int:  # noqa: ARG002
         """Connect, and take places for workers; what goes wrong leaves nothing behind."""
+        self._reset()
         self._waker = Waker()
         try:
             self._take_places(Setup(0, 0, pool_name, async_backend), workers)
@@ -252,6 +257,8 @@ class RemoteBackend(Backend):
             return
         self._closed = True
         self._leave()
+        for seat in self._seats:
+            seat.ended = True  # what carriers may still tell of it is for nobody
         if self._waker is not None:
             self._waker.close()
 

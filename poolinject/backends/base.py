@@ -121,7 +121,8 @@ class Backend(ABC):
         """Start the workers and give their number; each sends ``Ready``.
 
         *workers* is 0 only for one that ``grows``: as many as there are. *preload* names modules worth importing,
-        *async_backend* the event loop that the workers are to use.
+        *async_backend* the event loop that the workers are to use. What fails or is interrupted leaves nothing behind,
+        and may be tried again.
 
         Raises:
             BackendUnavailableError: If workers cannot be had here.

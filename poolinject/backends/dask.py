@@ -74,7 +74,6 @@ class DaskBackend(RemoteBackend):
     def __init__(
         self, address: str | None = None, *, client: Any = None, by_value: ModuleType | Sequence[ModuleType] = ()
     ) -> None:
-        super().__init__()
         if address is not None and client is not None:
             message = "give DaskBackend an address or a client, not both"
             raise TypeError(message)
@@ -87,6 +86,11 @@ class DaskBackend(RemoteBackend):
         if address is not None:
             _check_address(address)
         self._address, self._their_client = address, client
+        super().__init__()
+        self._send_by_value(by_value)
+
+    def _reset(self) -> None:
+        super()._reset()
         self._token = secrets.token_hex(8)
         self._cluster: Any = None
         self._client: Any = None
@@ -97,7 +101,6 @@ class DaskBackend(RemoteBackend):
         self._most = 0
         self._setup = Setup(0, 0, "")
         self._is_registered = False
-        self._send_by_value(by_value)
 
     def _take_places(self, setup: Setup, workers: int) -> None:
         """Take a worker for each that the cluster has, up to the number asked for."""

@@ -133,11 +133,12 @@ class ProcessBackend(Backend):
 
     def start(self, pool_name: str, workers: int, preload: Sequence[str], async_backend: AsyncBackend) -> int:
         """Start the processes; none of them imports the caller's main module."""
-        self._selector = selectors.DefaultSelector()
+        self._peers.clear()  # of a start that failed
         self._preload = tuple(preload)
         self._waker = Waker()
-        self._selector.register(self._waker, READ, None)
         try:
+            self._selector = selectors.DefaultSelector()
+            self._selector.register(self._waker, READ, None)
             for worker_id in range(workers):
                 peer = Peer(Setup(worker_id, 0, pool_name, async_backend), self.start_method, self._preload)
                 self._peers.append(peer)

@@ -81,7 +81,6 @@ class RayBackend(RemoteBackend):
         by_value: ModuleType | Sequence[ModuleType] = (),
         resources: Mapping[str, Any] | None = None,
     ) -> None:
-        super().__init__()
         if address is not None and not isinstance(address, str):
             message = f"address must be a text such as 'host:6379' or 'auto', not {address!r}"
             raise TypeError(message)
@@ -95,11 +94,15 @@ class RayBackend(RemoteBackend):
             message = f"resources cannot have a name ({resources!r}): no two actors may have the same"
             raise ValueError(message)
         self._address, self._resources = address, {"num_cpus": 1, **(resources or {})}
+        super().__init__()
+        self._send_by_value(by_value)
+
+    def _reset(self) -> None:
+        super()._reset()
         self._owns_connection = False
         self._shared: dict[int, Any] = {}  # large functions, in the object store
         self._placing: dict[Seat, float] = {}  # since when
         self._ended = threading.Event()
-        self._send_by_value(by_value)
 
     def _take_places(self, setup: Setup, workers: int) -> None:
         """Place the actors; those that find no room within a minute are an error."""

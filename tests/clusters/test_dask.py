@@ -249,16 +249,16 @@ def test_a_cluster_that_does_not_answer_is_named() -> None:
 
 @pytest.mark.usefixtures("impatient")
 def test_a_cluster_without_workers_is_an_error(small: Any) -> None:
-    """Rather than waiting for ever."""
+    """Rather than waiting for ever; the same pool works when there are some."""
     small.scale(0)
     wait_until(lambda: not small.scheduler_info["workers"])
-    pool = pool_on(small)
-    try:
-        with pytest.raises(BackendUnavailableError, match="no worker that answers"):
-            pool.map(int, ["1"])
-    finally:
-        pool.shutdown()
-        resize(small, 1)
+    with pool_on(small) as pool:
+        try:
+            with pytest.raises(BackendUnavailableError, match="no worker that answers"):
+                pool.map(int, ["1"])
+        finally:
+            resize(small, 1)
+        assert pool.map(int, ["1"]) == [1]
 
 
 def test_what_is_no_client_is_refused() -> None:

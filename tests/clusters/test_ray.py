@@ -37,6 +37,22 @@ def test_more_workers_than_there_is_room_for_are_an_error(ray: Cluster, monkeypa
         assert other.map(int, ["1"]) == [1]
 
 
+def test_a_start_that_failed_may_be_tried_again(ray: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The actors of the first one have ended."""
+    from poolinject.backends.ray import RayBackend  # noqa: PLC0415 - optional
+
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with ray.pool(WORKERS) as pool:
+        with monkeypatch.context() as patch:
+            patch.setattr(RayBackend, "_place", interrupt)
+            with pytest.raises(KeyboardInterrupt):
+                pool.map(int, ["1"])
+        assert pool.map(int, ["1"]) == [1]
+        assert len(pool.workers) == WORKERS
+
+
 def test_without_a_number_there_is_a_worker_for_each_cpu(ray: Cluster) -> None:
     """Or for as many as each wants of them."""
     with InjectedPool(backend=make()) as pool:

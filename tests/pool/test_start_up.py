@@ -5,10 +5,12 @@ from __future__ import annotations
 import itertools
 import os
 import re
+import resource
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -18,7 +20,9 @@ import fastapi
 import pytest
 
 from poolinject import Depends, Failure, InjectedPool, PlanError, TransportError, WorkerContext
+from poolinject._scheduling.driver import Driver
 from tests.conftest import Kind
+from tests.resources import check_nothing_left, resources
 
 PATIENCE = 20.0
 FUNCTIONS = """
@@ -166,24 +170,67 @@ def tell_worker(item: int, worker_id: Annotated[int, Depends(wait_at_gate)]) -> 
 
 
 def test_too_few_files_are_said_to_be_the_reason(tmp_path: Path) -> None:
-    """With how far it came; a smaller pool works in the same process."""
+    """With how far it came; a smaller pool works in the same process, and the same one as soon as it may have them."""
     script = tmp_path / "script.py"
     script.write_text(
         "import resource\n"
         "from poolinject import BackendUnavailableError, InjectedPool\n"
         "with InjectedPool(1) as pool:\n"
         "    pool.map(abs, [1])\n"
-        "resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))\n"
+        "limits = resource.getrlimit(resource.RLIMIT_NOFILE)\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (64, limits[1]))\n"
+        "large = InjectedPool(40)\n"
         "try:\n"
-        "    InjectedPool(40).map(abs, [1])\n"
+        "    large.map(abs, [1])\n"
         "except BackendUnavailableError as error:\n"
         "    print(error)\n"
         "with InjectedPool(1) as pool:\n"
         "    print(pool.map(abs, [-1]))\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, limits)\n"
+        "with large:\n"
+        "    print(large.map(abs, [-2]), len(large.workers))\n"
     )
     command = [sys.executable, str(script)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
     assert re.search(
-        r"Too many open files after \d+ of 40 workers. Ask for fewer, or raise ulimit -n\n\[1\]", done.stdout
+        r"Too many open files after \d+ of 40 workers. Ask for fewer, or raise ulimit -n\n\[1\]\n\[2\] 40\n",
+        done.stdout,
     )
     assert not done.stderr
+
+
+@pytest.mark.parametrize("moment", ["before", "while"])
+def test_a_beginning_that_is_interrupted_leaves_nothing_and_may_be_tried_again(
+    every_backend: Kind, moment: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the start of the workers and that of the thread that looks after them."""
+
+    def begin(driver: Driver) -> None:
+        if moment == "while":
+            begin_whole(driver)
+        raise KeyboardInterrupt
+
+    begin_whole = Driver.begin
+    monkeypatch.setattr(Driver, "begin", begin)
+    pool = every_backend.pool()
+    before = resources()
+    with pytest.raises(KeyboardInterrupt):
+        pool.map(abs, [-1])
+    check_nothing_left(before)
+    monkeypatch.undo()
+    with pool:
+        assert pool.map(abs, [-1, -2]) == [1, 2]
+
+
+def test_a_caller_may_have_more_than_1024_files(every_backend: Kind) -> None:
+    """Which is as far as ``select`` goes."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    try:
+        with ExitStack() as files:
+            for _ in range(1025):
+                files.enter_context(open(os.devnull))  # noqa: PTH123 - nothing is read
+            with every_backend.pool() as pool:
+                assert pool.map(abs, range(-9, 0), chunksize=1) == list(range(9, 0, -1))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
