@@ -17,13 +17,14 @@ from typing import Any
 
 from poolinject._references import is_importable
 from poolinject._transport.codec import decode, encode
-from poolinject._transport.picklers import Buffer, safe_text
+from poolinject._transport.picklers import Buffer, CachedFunction, safe_text
 from poolinject.errors import TransportError
 
 Member = tuple[str, Any]  # a label and the object it stands for
 
 _WITH_MODULE = (ModuleType, FunctionType, MethodType, partial, type)
 _IN_EVERY_WORKER = frozenset((*sys.builtin_module_names, "fastapi", "poolinject", "typing"))
+REMEDY = "Have a provider make it in the worker, or move what defines it to a module that workers can import"
 _CLASS_INTERNALS = frozenset(("__dict__", "__weakref__", "__doc__", "__module__", "__annotations__"))
 
 
@@ -46,8 +47,8 @@ def pack_function(func: Callable[..., Any], plan: object) -> FunctionBlob:
     try:
         data = encode((func, plan), f"function `{name}`")
     except TransportError as error:
-        culprit = _find_culprit(func, plan)
-        raise (TransportError(*culprit) if culprit else error) from None
+        what, reason = _find_culprit(func, plan) or (error.what, error.reason)
+        raise TransportError(what, f"{reason}. {REMEDY}") from None
     return FunctionBlob(hashlib.blake2b(data, digest_size=16).digest(), data, name)
 
 
@@ -137,6 +138,8 @@ def _members(label: str, value: Any) -> Iterator[Member]:
     """Yield what goes along when *value* is pickled, most telling first."""
     if isinstance(value, FunctionType):
         yield from _function_members(value)
+    elif isinstance(value, CachedFunction):
+        yield label, value.__wrapped__
     elif isinstance(value, MethodType):
         yield f"`self` of the bound method `{function_name(value)}`", value.__self__
         yield label, value.__func__

@@ -9,13 +9,15 @@ from __future__ import annotations
 import copyreg
 import datetime as dt
 import enum
+import functools
 import io
 import pickle
 import sys
 import weakref
+from collections import ChainMap
 from collections.abc import Callable
 from types import BuiltinFunctionType, CodeType, FunctionType, ModuleType
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import cloudpickle
 
@@ -26,6 +28,7 @@ Buffer = bytes | bytearray | memoryview
 
 PROTOCOL = 5
 
+CachedFunction = type(functools.lru_cache(int))
 MOST_NAMES = 64  # in a batch; each of its members is given all of them
 PLAIN_CLASSES = ATOMS | {dt.datetime, dt.time, dt.timezone}
 
@@ -89,8 +92,8 @@ class SharingPickler(pickle.Pickler):
 
     def reducer_override(self, obj: Any) -> Any:
         """Leave *obj* to plain pickle, replace it by its place in the table, or refuse it."""
-        if isinstance(obj, (type, FunctionType)):
-            if not follows_reference(obj) or "<" in obj.__qualname__:
+        if isinstance(obj, (type, FunctionType, CachedFunction)):
+            if not is_found_by_name(obj):
                 shared = self.tables.shared
                 index, _ = shared.setdefault(id(obj), (len(shared), obj))
                 return self.reference, (index,)
@@ -113,12 +116,39 @@ class SharingPickler(pickle.Pickler):
             named[id(obj)] = obj
 
 
+def reduce_cached_function(function: Any) -> Any:
+    """Give the name where a worker finds it, else what makes another one, which has nothing in its cache."""
+    if is_found_by_name(function):
+        return function.__qualname__
+    state = {name: value for name, value in vars(function).items() if name != "__wrapped__"}
+    return make_cached_function, (function.__wrapped__, function.cache_parameters()), state
+
+
+def reduce_cached_property(cached: Any) -> Any:
+    """Leave its lock behind (before Python 3.12), and keep its name, which a class made in steps does not tell it."""
+    return make_cached_property, (cached.func, cached.attrname)
+
+
+def reduce_weak_keys(dictionary: Any) -> Any:
+    """Leave the weak references behind: what has the same keys makes others."""
+    return weakref.WeakKeyDictionary, (dict(dictionary),)
+
+
 class ValuePickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no annotations
-    """cloudpickle, except that a class which comes home is left as it is.
+    """cloudpickle, except that a class which comes home is left as it is, and that cached functions can go.
 
     cloudpickle finds the original by its tracking number, and then sets every attribute of it anew. Code keeps the
     name of its file, which tracebacks need; cloudpickle takes it away since 3.1.3.
     """
+
+    dispatch_table: ClassVar[ChainMap[type, Callable[[Any], Any]]] = ChainMap(
+        {
+            CachedFunction: reduce_cached_function,
+            functools.cached_property: reduce_cached_property,
+            weakref.WeakKeyDictionary: reduce_weak_keys,  # in functions of ``functools.singledispatch``
+        },
+        cloudpickle.Pickler.dispatch_table,
+    )
 
     def reducer_override(self, obj: Any) -> Any:
         """Let cloudpickle reduce *obj*, and put the watch on a class before its state is set."""
@@ -145,6 +175,24 @@ def _makes_numpy_scalars(obj: Any) -> bool:
     if isinstance(obj, BuiltinFunctionType):
         return obj.__name__ == "scalar" and (obj.__module__ or "").startswith("numpy.")
     return is_numpy_dtype(obj) or obj is getattr(sys.modules.get("numpy"), "dtype", ForeignObjectError)
+
+
+def is_found_by_name(obj: Any) -> bool:
+    """Tell whether a worker finds a class or function by its module and name."""
+    return follows_reference(obj) and "<" not in obj.__qualname__
+
+
+def make_cached_function(function: Callable[..., Any], parameters: dict[str, Any]) -> Any:
+    """Make a function whose cache is as large as that of another one."""
+    return functools.lru_cache(**parameters)(function)
+
+
+def make_cached_property(function: Callable[[Any], Any], name: str | None) -> Any:
+    """Make a property that is kept under a name."""
+    made = functools.cached_property(function)
+    if name is not None:
+        made.__set_name__(object, name)
+    return made
 
 
 def make_code(make: Callable[..., CodeType], arguments: tuple[Any, ...], filename: str) -> CodeType:

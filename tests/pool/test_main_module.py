@@ -223,3 +223,51 @@ def test_a_traceback_shows_the_lines_of_the_script(tmp_path: Path) -> None:
     )
     done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=30, check=True)
     assert f'File "{script}", line 3, in divide\n    return 1 / item\n' in done.stdout
+
+
+CACHED = """
+import functools
+from typing import Annotated
+from poolinject import Depends, InjectedPool
+
+@functools.lru_cache
+def get_settings():
+    return {"offset": 100}
+
+@functools.lru_cache(maxsize=None)
+def fibonacci(number):
+    return number if number < 2 else fibonacci(number - 1) + fibonacci(number - 2)
+
+@functools.singledispatch
+def describe(value):
+    return "thing"
+
+@describe.register
+def _(value: int):
+    return "number"
+
+class Circle:
+    @functools.cached_property
+    def area(self):
+        return 3
+
+    @functools.lru_cache(maxsize=5)
+    def name(self):
+        return "circle"
+
+def work(item, settings: Annotated[dict, Depends(get_settings)]):
+    circle = Circle()
+    return settings["offset"], fibonacci(30), describe(item), circle.area, vars(circle), circle.name()
+
+with InjectedPool(2) as pool:
+    print(pool.map(work, [1, "a"]))
+    print(pool.map(lambda cached: (cached(10), cached.cache_info().maxsize, cached.__name__), [fibonacci] * 2))
+    print(pool.map(lambda circle: circle.area, [Circle()]), len(pool.map(lambda item: fibonacci, range(2))))
+"""
+
+
+def test_cached_functions_and_properties_of_the_main_module_can_go(tmp_path: Path) -> None:
+    """Each worker has caches of its own."""
+    first, second, third = run(CACHED, "file", tmp_path).splitlines()
+    assert first == str([(100, 832040, kind, 3, {"area": 3}, "circle") for kind in ("number", "thing")])
+    assert (second, third) == (str([(55, None, "fibonacci")] * 2), "[3] 2")
