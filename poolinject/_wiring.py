@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import poolinject.backends.process  # noqa: F401 - ahead: the first pool may be made where an event loop runs
 from poolinject import _options
+from poolinject._exceptions import add_note
 from poolinject._scheduling import consuming
 from poolinject._scheduling.progress import Bar
 from poolinject._scheduling.runs import RunOptions
@@ -113,4 +114,4 @@ class Wiring:
 def note_cleanup_errors(report: CleanupReport, error: BaseException) -> None:
     """Add what cleanups raised to the error that ended the pool."""
     for cleanup_error in report.errors:
-        error.add_note(f"besides, a cleanup at shutdown raised {cleanup_error!r}")
+        add_note(error, f"besides, a cleanup at shutdown raised {cleanup_error!r}")

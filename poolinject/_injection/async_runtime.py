@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import contextvars
+import math
 from typing import TYPE_CHECKING, Any, Self
 
 import anyio
@@ -28,6 +31,7 @@ class AsyncRuntime:
         self.worker = worker
         self.pool_scope = SharedScope("pool", None, worker)
         self.worker_scope = SharedScope("worker", None, worker, longer=self.pool_scope)
+        self._failures: list[CleanupFailure] = []  # of cleanups before the end
         self._tasks = anyio.create_task_group()
         self._ask, self._asked = anyio.create_memory_object_stream[_Request]()
 
@@ -40,8 +44,32 @@ class AsyncRuntime:
         """Build and close every shared dependency, so that each is left in the task in which it was entered."""
         with anyio.CancelScope(shield=True):  # it ends when it is told to, after the last cleanup
             async with self._asked:
-                async for request in self._asked:
+                while (request := await self._next_request()) is not None:
                     await request.answer()
+
+    async def _next_request(self) -> _Request | None:
+        """Wait for a request; none when there will be no more.
+
+        Cancelled is the task by a scope that a dependency holds, which then goes, and what was built after it; or for
+        no reason that counts here: asyncio cancels all tasks when it comes to its end, and there are cleanups to run.
+        """
+        while True:
+            try:
+                return await self._asked.receive()
+            except anyio.EndOfStream:
+                return None
+            except anyio.get_cancelled_exc_class():
+                if _is_in_cancelled_scope():
+                    self._failures += await generators.drive_async(self._closing())
+                    if _is_in_cancelled_scope():
+                        raise
+                else:
+                    _forget_cancellation()
+
+    def _closing(self) -> generators.Steps[list[CleanupFailure]]:
+        """Close both scopes."""
+        failures = yield from self.worker_scope.closing()
+        return [*failures, *(yield from self.pool_scope.closing())]
 
     async def in_owner(self, steps: generators.Steps[Any]) -> Any:
         """Go through steps in the owner task."""
@@ -89,11 +117,10 @@ class AsyncRuntime:
     async def close(self) -> list[CleanupFailure]:
         """Close both scopes, even in a task that is being cancelled, and end the owner task."""
         with anyio.CancelScope(shield=True):
-            failures: list[CleanupFailure] = await self.in_owner(self.worker_scope.closing())
-            failures += await self.in_owner(self.pool_scope.closing())
+            failures: list[CleanupFailure] = await self.in_owner(self._closing())
             self._ask.close()
         await self._tasks.__aexit__(None, None, None)
-        return failures
+        return [*self._failures, *failures]
 
 
 class _Request:
@@ -108,10 +135,21 @@ class _Request:
     async def answer(self) -> None:
         try:
             self.value = await generators.drive_async(self._steps)
-        except anyio.get_cancelled_exc_class() as error:
-            self.error = error
-            raise
         except BaseException as error:  # noqa: BLE001 - it belongs to the code that asked
             self.error = error
+            if not _is_in_cancelled_scope():
+                _forget_cancellation()
         finally:
             self.done.set()
+
+
+def _is_in_cancelled_scope() -> bool:
+    return anyio.current_effective_deadline() == -math.inf
+
+
+def _forget_cancellation() -> None:
+    """Have the task count as not cancelled; on asyncio, for on trio only scopes cancel."""
+    with contextlib.suppress(RuntimeError):
+        task = asyncio.current_task()
+        while task is not None and task.cancelling():
+            task.uncancel()

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, NoReturn, TypeAlias, TypeVar
 
+from poolinject._exceptions import set_traceback, traceback_of
+
 if TYPE_CHECKING:
     from poolinject._injection.signature import Kind
 
@@ -63,7 +65,7 @@ async def close_async(generator: AsyncGenerator[Any, None], name: str) -> None:
 
 def throw(generator: Generator[Any, None, None], error: BaseException) -> BaseException | None:
     """Throw an error in at the ``yield``; give what comes out, ``None`` where the generator swallowed it."""
-    traceback = error.__traceback__
+    traceback = traceback_of(error)
     try:
         generator.throw(error)
     except StopIteration as stop:
@@ -76,7 +78,7 @@ def throw(generator: Generator[Any, None, None], error: BaseException) -> BaseEx
 
 async def throw_async(generator: AsyncGenerator[Any, None], error: BaseException) -> BaseException | None:
     """Do as ``throw`` does."""
-    traceback = error.__traceback__
+    traceback = traceback_of(error)
     try:
         await generator.athrow(error)
     except StopAsyncIteration as stop:
@@ -92,7 +94,7 @@ def _after(thrown: BaseException, raised: BaseException, traceback: Any, *, swal
         return None
     stops = isinstance(thrown, (StopIteration, StopAsyncIteration))
     if raised is thrown or (stops and isinstance(raised, RuntimeError) and raised.__cause__ is thrown):
-        thrown.__traceback__ = traceback  # without the frames of the generators that it went through
+        set_traceback(thrown, traceback)  # without the frames of the generators that it went through
         return thrown
     return raised
 

@@ -7,6 +7,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
+from poolinject._exceptions import add_note, has_cause, set_cause
 from poolinject._scheduling.blocks import Block
 from poolinject._scheduling.iteration import Iteration, Parts
 from poolinject._scheduling.progress import length_of
@@ -308,11 +309,12 @@ def error_of(failure: Failure, options: RunOptions) -> BaseException:
     where = "" if failure.provider is None else f" of {failure.provider}"
     worker = "" if failure.worker_id is None else f" on worker {failure.worker_id}"
     item = f" ({short_repr(failure.item)})" if options.repr_items else ""
-    error.add_note(
-        f"item {failure.index}{item} failed in phase {failure.phase!r}{where}{worker}, attempt {failure.attempts}"
+    add_note(
+        error,
+        f"item {failure.index}{item} failed in phase {failure.phase!r}{where}{worker}, attempt {failure.attempts}",
     )
-    if error.__cause__ is None:
-        error.__cause__ = RemoteTraceback(failure.traceback)
+    if not has_cause(error):
+        set_cause(error, RemoteTraceback(failure.traceback))
     return error
 
 

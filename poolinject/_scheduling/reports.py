@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
+from poolinject._exceptions import add_note
 from poolinject.errors import CleanupError
 
 CleanupStatus: TypeAlias = Literal["clean", "errors", "timed out", "lost"]
@@ -82,7 +83,7 @@ class CleanupReport:
         errors: list[Exception] = []
         for worker_id, worker in self.workers.items():
             for provider, error in worker.errors:
-                error.add_note(f"in the cleanup of {provider} on worker {worker_id}")
+                add_note(error, f"in the cleanup of {provider} on worker {worker_id}")
                 kept = error if isinstance(error, Exception) else RuntimeError(f"{type(error).__name__}: {error}")
                 errors.append(kept)
         if errors:

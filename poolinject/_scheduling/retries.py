@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import KW_ONLY, dataclass, replace
 from typing import Any, get_args
 
+from poolinject._exceptions import add_note
 from poolinject._transport.messages import Failed, Phase
 from poolinject._transport.picklers import safe_text
 
@@ -174,7 +175,7 @@ class Attempts:
         with contextlib.suppress(Exception):  # a user's error may refuse notes
             for note in self._notes.get(index, ()):
                 if note not in getattr(error, "__notes__", ()):  # it may be one object for several items
-                    error.add_note(note)
+                    add_note(error, note)
 
     def forget(self, indices: Iterable[int]) -> None:
         """Items have come to their end."""

@@ -198,7 +198,11 @@ class ItemTasks:
 
     async def _run(self, entry: Entry, call: Any, item: Any) -> None:
         chunk = entry.batch.chunk
-        self._end(entry, await call(item, chunk.start + entry.place, chunk.attempt))
+        try:
+            outcome = await call(item, chunk.start + entry.place, chunk.attempt)
+        except BaseException as error:  # noqa: BLE001 - an error that nobody can handle must not keep the others waiting
+            outcome = ItemFailed(error, "call", None)
+        self._end(entry, outcome)
 
     def _end(self, entry: Entry, outcome: Any) -> None:
         batch, task = entry.batch, entry.task

@@ -74,8 +74,11 @@ class ThreadBackend(Backend):
             runner = Runner(runtime, self._controls[worker_id], send_back, wake=wake, at_rest=lambda: inbox.put(None))
             self._runners.append(runner)
             send_back(Ready())
-            while self._follow(runner, inbox.get()):
-                pass
+            try:
+                while self._follow(runner, inbox.get()):
+                    pass
+            except BaseException as error:  # noqa: BLE001 - nobody may wait for a worker that is gone
+                send_back(Ready(error))
             send_back(self._stop(runner))
             self._done.append(threading.current_thread())
             send_back(Gone(0, {}))

@@ -1,5 +1,6 @@
 """``Resolver`` in async code, on asyncio and trio."""
 
+import asyncio
 from collections.abc import AsyncIterator, Iterator
 from typing import Annotated, Any
 
@@ -229,3 +230,84 @@ async def test_async_methods_need_async_with() -> None:
     with pytest.raises(PoolClosedError):
         async with resolver.ascope():
             pass
+
+
+async def fail_behind() -> None:
+    """Fail while nobody looks."""
+    await anyio.sleep(0.01)
+    raise ValueError("behind")
+
+
+async def get_held(engine: Annotated[str, Depends(get_engine, lifetime="pool")]) -> AsyncIterator[str]:
+    """Hold a task that fails later."""
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(fail_behind)
+        yield f"held over {engine}"
+
+
+async def use_held(_item: str, held: Annotated[str, Depends(get_held, lifetime="pool")]) -> str:
+    """Use it."""
+    return held
+
+
+async def test_a_task_of_a_shared_dependency_that_fails_ends_what_is_shared_and_the_next_use_builds_anew() -> None:
+    """Each in the task in which it was entered; what failed is told at the end."""
+    resolver = await Resolver().__aenter__()
+    assert await resolver.acall(use_held, "item") == "held over engine"
+    with anyio.fail_after(5):
+        while "engine-" not in events:  # noqa: ASYNC110 - there is no event for it
+            await anyio.sleep(0.001)
+    assert await resolver.acall(use_held, "item") == "held over engine"
+    with pytest.raises(CleanupError) as caught:
+        await resolver.__aexit__(None, None, None)
+    assert events == ["engine+", "engine-", "engine+", "engine-"]
+    groups: Any = caught.value.exceptions
+    assert [str(group.exceptions[0]) for group in groups] == ["behind", "behind"]
+
+
+async def get_impossible(engine: Annotated[str, Depends(get_engine, lifetime="pool")]) -> AsyncIterator[str]:
+    """Wait for a task that was cancelled."""
+    task = asyncio.create_task(asyncio.sleep(10))
+    task.cancel()
+    await task
+    yield engine
+
+
+async def use_impossible(_item: str, impossible: Annotated[str, Depends(get_impossible, lifetime="pool")]) -> str:
+    """Never begin."""
+    return impossible
+
+
+def test_a_cancellation_inside_a_shared_provider_is_its_own() -> None:
+    """The item fails with it; the resolver and the task that asked go on."""
+
+    async def main() -> None:
+        async with Resolver() as resolver:
+            for _ in range(2):
+                with pytest.raises(asyncio.CancelledError):
+                    await resolver.acall(use_impossible, "item")
+            await asyncio.sleep(0.001)
+            assert (await resolver.acall(load, "item")).startswith("item from sync")
+
+    asyncio.run(main())
+    assert events == ["engine+", "engine+", "session+", "sync-", "session-", "engine-", "engine-"]
+
+
+def test_cleanups_run_though_asyncio_cancels_every_task_at_its_end() -> None:
+    """As they would in the task that holds the resolver."""
+    tasks = []
+
+    async def serve(ready: asyncio.Event) -> None:
+        async with Resolver() as resolver:
+            await resolver.acall(load, "item")
+            ready.set()
+            await asyncio.Event().wait()
+
+    async def main() -> None:
+        ready = asyncio.Event()
+        tasks.append(asyncio.create_task(serve(ready)))
+        await ready.wait()
+
+    asyncio.run(main())
+    assert tasks[0].cancelled()
+    assert events[-1] == "engine-"

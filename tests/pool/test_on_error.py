@@ -8,13 +8,14 @@ import sys
 import threading
 import weakref
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from types import ModuleType
 from typing import Annotated, Any, NoReturn
 
 import pytest
 
 from poolinject import Depends, Failure, Success, TransportError
-from tests.conftest import Kind
+from tests.conftest import THREAD, Kind
 from tests.pool import ledger as ledger_module
 
 MANY = 100_000
@@ -33,6 +34,45 @@ class StubbornError(Exception):
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("not me")
+
+
+@dataclass(frozen=True)
+class FrozenError(Exception):
+    """An error that refuses every attribute, notes, cause and traceback among them."""
+
+    reason: str
+
+
+def hold() -> Iterator[str]:
+    """Be open while the item runs, and note that it is closed."""
+    try:
+        yield "held"
+    finally:
+        ledger_module.note("closed")
+
+
+def fail_frozen(item: int, held: Annotated[str, Depends(hold)]) -> int:
+    """Fail once."""
+    if item == 2:
+        raise FrozenError(held)
+    return item
+
+
+async def fail_frozen_async(item: int, held: Annotated[str, Depends(hold)]) -> int:
+    """Do the same, in a task."""
+    return fail_frozen(item, held)
+
+
+class UntouchableError(Exception):
+    """An error that cannot even be looked at."""
+
+    def __getattribute__(self, name: str) -> NoReturn:
+        raise ValueError(name)
+
+
+def raise_untouchable(item: int, held: Annotated[str, Depends(hold)]) -> NoReturn:
+    """Fail with it."""
+    raise UntouchableError
 
 
 class Lock:
@@ -470,3 +510,25 @@ def test_a_failed_run_lets_its_items_go_with_its_error(parallel: Kind, method: s
             assert watch() is None
         finally:
             gc.enable()
+
+
+@pytest.mark.parametrize("function", [fail_frozen, fail_frozen_async])
+def test_an_error_that_refuses_attributes_is_an_error_as_any(
+    backend: Kind, ledger: ModuleType, function: Callable[..., Any]
+) -> None:
+    """Its item's scope closes, the pool goes on, and it is raised as it is."""
+    with backend.pool() as pool:
+        first, failure, third = pool.map(function, [1, 2, 3], on_error="return")
+        assert (first, third) == (1, 3)
+        assert (failure.phase, failure.error) == ("call", FrozenError("held"))
+        with pytest.raises(FrozenError, match="held") as caught:
+            pool.map(function, [2])
+    assert "item 0 (2) failed in phase 'call'" in caught.value.__notes__[0]
+    assert "FrozenError" in str(caught.value.__cause__)
+    assert ledger.count("closed") == 4
+
+
+def test_an_error_that_cannot_be_handled_ends_a_thread_pool_rather_than_the_wait_for_it() -> None:
+    """It is told as it is."""
+    with pytest.raises(ValueError, match="__class__"), THREAD.pool() as pool:
+        pool.map(raise_untouchable, range(3), on_error="return")
