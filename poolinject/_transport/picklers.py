@@ -32,6 +32,7 @@ CachedFunction = type(functools.lru_cache(int))
 MOST_NAMES = 64  # in a batch; each of its members is given all of them
 PLAIN_CLASSES = ATOMS | {dt.datetime, dt.time, dt.timezone}
 
+_classes: weakref.WeakValueDictionary[object, type] = weakref.WeakValueDictionary()  # by tracking number, both ways
 _own_classes: weakref.WeakSet[type] = weakref.WeakSet()  # sent from here by value
 _adopted_classes: weakref.WeakSet[type] = weakref.WeakSet()  # received here by value
 
@@ -135,10 +136,11 @@ def reduce_weak_keys(dictionary: Any) -> Any:
 
 
 class ValuePickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no annotations
-    """cloudpickle, except that a class which comes home is left as it is, and that cached functions can go.
+    """cloudpickle, except that a class which comes home is left as it is, and that more can go.
 
-    cloudpickle finds the original by its tracking number, and then sets every attribute of it anew. Code keeps the
-    name of its file, which tracebacks need; cloudpickle takes it away since 3.1.3.
+    cloudpickle makes another class, which its metaclass and base classes hear of, before it finds the original by its
+    tracking number; and then it sets every attribute of that anew. Classes keep their slots, and code the name of its
+    file, which tracebacks need; cloudpickle takes it away since 3.1.3.
     """
 
     dispatch_table: ClassVar[ChainMap[type, Callable[[Any], Any]]] = ChainMap(
@@ -161,7 +163,10 @@ class ValuePickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle ha
             make, arguments, state, _, _, setter = reduced
             if obj not in _adopted_classes:
                 _own_classes.add(obj)
-            return make, arguments, (setter, state), None, None, set_class_state
+                _classes[arguments[-2]] = obj
+            if "__slots__" in vars(obj) and not issubclass(obj, (enum.Enum, tuple)):  # which are made in another way
+                arguments[3]["__slots__"] = vars(obj)["__slots__"]  # among what the empty class is made with
+            return make_class, (make, *arguments), (setter, state), None, None, set_class_state
         return reduced
 
 
@@ -193,6 +198,14 @@ def make_cached_property(function: Callable[[Any], Any], name: str | None) -> An
     if name is not None:
         made.__set_name__(object, name)
     return made
+
+
+def make_class(make: Callable[..., type], *arguments: Any) -> type:
+    """Give the class with a tracking number, or make it, still empty."""
+    found = _classes.get(arguments[-2])
+    if found is None:
+        found = _classes[arguments[-2]] = make(*arguments)
+    return found
 
 
 def make_code(make: Callable[..., CodeType], arguments: tuple[Any, ...], filename: str) -> CodeType:

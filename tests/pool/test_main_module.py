@@ -225,6 +225,71 @@ def test_a_traceback_shows_the_lines_of_the_script(tmp_path: Path) -> None:
     assert f'File "{script}", line 3, in divide\n    return 1 / item\n' in done.stdout
 
 
+CLASSES_OF_ALL_KINDS = """
+import dataclasses
+from poolinject import InjectedPool
+
+class Plugin:
+    registry = {}
+    def __init_subclass__(cls, **options):
+        super().__init_subclass__(**options)
+        Plugin.registry[cls.__name__] = cls
+
+class Shape(Plugin):
+    def __init__(self, size):
+        self.size = size
+
+class Meta(type):
+    made = []
+    def __new__(meta, name, bases, namespace):
+        cls = super().__new__(meta, name, bases, namespace)
+        Meta.made.append(cls)
+        return cls
+
+class Row(metaclass=Meta):
+    pass
+
+class Slots:
+    __slots__ = ("number", "__hidden")
+    def __init__(self, number):
+        self.number = self.__hidden = number
+
+class MoreSlots(Slots):
+    __slots__ = "more"
+
+@dataclasses.dataclass(slots=True)
+class Record:
+    number: int
+
+class Counter:
+    used = 0
+
+def count(counter):
+    Counter.used += 1
+    return Counter.used
+
+with InjectedPool(1) as pool:
+    print([type(shape) is Shape for shape in pool.map(Shape, range(2))], Plugin.registry == {"Shape": Shape})
+    print(type(pool.submit(lambda: Row()).result()) is Row, Meta.made == [Row])
+    print(pool.map(lambda cls: cls(1).number, [Slots, MoreSlots, Record]))
+    print([made.number for made in pool.map(lambda cls: cls(2), [Slots, MoreSlots, Record])])
+    print(pool.map(lambda item: (item.number, hasattr(item, "__dict__")), [Slots(3), MoreSlots(3), Record(3)]))
+    print(pool.map(count, [Counter() for _ in range(6)], chunksize=2), Counter.used)
+"""
+
+
+def test_classes_of_the_main_module_stay_what_they_are(tmp_path: Path) -> None:
+    """Nobody here hears of those that workers make; slots stay slots; what items have set in a class there stays."""
+    assert run(CLASSES_OF_ALL_KINDS, "file", tmp_path).splitlines() == [
+        "[True, True] True",
+        "True True",
+        "[1, 1, 1]",
+        "[2, 2, 2]",
+        "[(3, False), (3, False), (3, False)]",
+        "[1, 2, 3, 4, 5, 6] 0",
+    ]
+
+
 CACHED = """
 import functools
 from typing import Annotated
