@@ -72,7 +72,8 @@ class Engine:
         self.closed = False
         self._run_numbers = itertools.count()
         self._paces: dict[int, Pace] = {}
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # which a signal handler may want that interrupts the thread that holds it
+        self._is_starting = False
         self._finalizer: weakref.finalize[..., object] | None = None
 
     def __str__(self) -> str:
@@ -92,20 +93,36 @@ class Engine:
         Raises:
             PoolClosedError: If shutdown has begun.
             BackendUnavailableError: If workers cannot be had here.
+            PoolInjectError: If the calling code has interrupted the start itself.
         """
-        options = self.options
         with self._lock:
             if self.closed:
-                raise PoolClosedError(options.name)
-            if self.driver is None:
-                plans = [self._plan_warm(provider) for provider in options.warm]
-                warm = [self.functions.load(each) for each in plans]
-                preload = self.functions.modules(plans if plan is None else [*plans, plan])
-                self.driver = self._start_driver(warm, preload)
-                self._finalizer = weakref.finalize(owner, _end_at_exit, self.driver, options.cleanup_timeout)
-                if options.handle_signals:
-                    signals.watch(self.driver, options.cleanup_timeout)
-            return self.driver
+                raise PoolClosedError(self.options.name)
+            if self.driver is not None:
+                return self.driver
+            if self._is_starting:
+                message = f"pool {self.options.name!r} is being started by the code that this one has interrupted"
+                raise PoolInjectError(message)
+            self._is_starting = True
+            try:
+                return self._start(owner, plan)
+            finally:
+                self._is_starting = False
+
+    def _start(self, owner: object, plan: Plan | None) -> Driver:
+        options = self.options
+        plans = [self._plan_warm(provider) for provider in options.warm]
+        warm = [self.functions.load(each) for each in plans]
+        preload = self.functions.modules(plans if plan is None else [*plans, plan])
+        driver = self._start_driver(warm, preload)
+        if self.closed:  # by a signal handler
+            driver.abandon()
+            raise PoolClosedError(options.name)
+        self.driver = driver
+        self._finalizer = weakref.finalize(owner, _end_at_exit, driver, options.cleanup_timeout)
+        if options.handle_signals:
+            signals.watch(driver, options.cleanup_timeout)
+        return driver
 
     def _start_driver(self, warm: Sequence[Load], preload: Sequence[str]) -> Driver:
         """Start the workers and what looks after them; where that is interrupted nothing is left of either."""

@@ -19,7 +19,16 @@ from typing import Annotated, Any
 import fastapi
 import pytest
 
-from poolinject import Depends, Failure, InjectedPool, PlanError, TransportError, WorkerContext
+from poolinject import (
+    Depends,
+    Failure,
+    InjectedPool,
+    PlanError,
+    PoolClosedError,
+    PoolInjectError,
+    TransportError,
+    WorkerContext,
+)
 from poolinject._scheduling.driver import Driver
 from tests.conftest import Kind
 from tests.resources import check_nothing_left, resources
@@ -234,3 +243,32 @@ def test_a_caller_may_have_more_than_1024_files(every_backend: Kind) -> None:
                 assert pool.map(abs, range(-9, 0), chunksize=1) == list(range(9, 0, -1))
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@pytest.mark.parametrize("wanted", ["shutdown", "map"])
+def test_a_signal_handler_may_use_the_pool_whose_start_it_interrupts(
+    every_backend: Kind, wanted: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Shutdown ends it there; a run cannot wait for the start, which waits for the handler."""
+    pool = every_backend.pool()
+    backend = type(pool._engine.backend)  # a signal would come some time or other
+    start_whole = backend.start
+
+    def start(*arguments: Any) -> int:
+        count = start_whole(*arguments)
+        if wanted == "shutdown":
+            assert pool.shutdown("cancel").clean
+        else:
+            with pytest.raises(PoolInjectError, match="is being started by the code that this one has interrupted"):
+                pool.map(abs, [-2])
+        return count
+
+    monkeypatch.setattr(backend, "start", start)
+    before = resources()
+    if wanted == "map":
+        with pool:
+            assert pool.map(abs, [-1]) == [1]
+        return
+    with pytest.raises(PoolClosedError):
+        pool.map(abs, [-1])
+    check_nothing_left(before)
