@@ -25,6 +25,7 @@ from poolinject._scheduling.driver import Driver, kill_all
 from poolinject._scheduling.recycling import Limits
 from poolinject._scheduling.reports import CleanupReport
 from poolinject._scheduling.runs import Run, RunOptions
+from poolinject._transport.functions import is_loading
 from poolinject.backends import make_backend
 from poolinject.backends.membership import is_inside
 from poolinject.errors import LifetimeError, PoolClosedError, PoolInjectError
@@ -93,7 +94,7 @@ class Engine:
         Raises:
             PoolClosedError: If shutdown has begun.
             BackendUnavailableError: If workers cannot be had here.
-            PoolInjectError: If the calling code has interrupted the start itself.
+            PoolInjectError: If the calling code has interrupted the start itself, or is imported by a worker.
         """
         with self._lock:
             if self.closed:
@@ -102,6 +103,12 @@ class Engine:
                 return self.driver
             if self._is_starting:
                 message = f"pool {self.options.name!r} is being started by the code that this one has interrupted"
+                raise PoolInjectError(message)
+            if is_loading() and not self.backend.capabilities.shares_memory:
+                message = (
+                    f"pool {self.options.name!r} is used at the top level of a module that a worker imports, which "
+                    "would start workers without end. Put that under: if __name__ == '__main__'"
+                )
                 raise PoolInjectError(message)
             self._is_starting = True
             try:
@@ -225,7 +232,7 @@ class Engine:
         return consuming.Consumption(driver, run, source, items=items, owner=owner, settle_seconds=settle)
 
     def shut_down(self, mode: Mode, timeout: float | None) -> CleanupReport:
-        """End everything; Ctrl-C while it drains makes it cancel."""
+        """End everything; Ctrl-C while it drains makes it cancel, while it cancels makes it kill."""
         if self.driver is not None and self.driver.is_current_thread:
             message = "a done-callback must not shut its own pool down"
             raise RuntimeError(message)
@@ -239,7 +246,7 @@ class Engine:
         try:
             driver.wait_over(None if mode == "drain" else longest)
         except KeyboardInterrupt:
-            driver.shut_down("cancel", None)
+            driver.shut_down("cancel" if mode == "drain" else "kill", None)
             driver.wait_over(longest)
             raise
         finally:

@@ -83,8 +83,10 @@ class CleanupReport:
         errors: list[Exception] = []
         for worker_id, worker in self.workers.items():
             for provider, error in worker.errors:
-                add_note(error, f"in the cleanup of {provider} on worker {worker_id}")
                 kept = error if isinstance(error, Exception) else RuntimeError(f"{type(error).__name__}: {error}")
+                if worker.status == "timed out" and isinstance(error, SystemExit):
+                    kept = TimeoutError("it took longer than cleanup_timeout, and was terminated")
+                add_note(kept, f"in the cleanup of {provider} on worker {worker_id}")
                 errors.append(kept)
         if errors:
             message = f"{len(errors)} cleanup(s) failed"

@@ -8,8 +8,10 @@ from __future__ import annotations
 import dis
 import hashlib
 import sys
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from types import CodeType, FunctionType, MethodType, ModuleType
@@ -26,6 +28,13 @@ _WITH_MODULE = (ModuleType, FunctionType, MethodType, partial, type)
 _IN_EVERY_WORKER = frozenset((*sys.builtin_module_names, "fastapi", "poolinject", "typing"))
 REMEDY = "Have a provider make it in the worker, or move what defines it to a module that workers can import"
 _CLASS_INTERNALS = frozenset(("__dict__", "__weakref__", "__doc__", "__module__", "__annotations__"))
+
+
+class _Loading(threading.local):
+    now = False
+
+
+_loading = _Loading()
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +67,24 @@ def load_function(data: Buffer, name: str = "function") -> tuple[Callable[..., A
     Raises:
         TransportError: If they cannot be unpickled here.
     """
-    func, plan = decode(data, f"function `{name}`" if name != "function" else name)
+    with loading():
+        func, plan = decode(data, f"function `{name}`" if name != "function" else name)
     return func, plan
+
+
+@contextmanager
+def loading() -> Iterator[None]:
+    """Mark the block as one that imports the modules of functions for a worker."""
+    before, _loading.now = _loading.now, True
+    try:
+        yield
+    finally:
+        _loading.now = before
+
+
+def is_loading() -> bool:
+    """Tell whether the calling code is the top level of such a module."""
+    return _loading.now
 
 
 def modules_of(functions: Iterable[object]) -> list[str]:

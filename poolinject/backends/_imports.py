@@ -48,10 +48,12 @@ class Imports:
         """
         if self._stamps is not None:
             return FIT if all(_stamp(file) == stamp for file, stamp in self._stamps.items()) else STALE
+        from poolinject._transport.functions import loading  # noqa: PLC0415 - ``import_own`` has seen to it
+
         before = _open_files()
         invalidate_caches()  # a file may be newer than the server
         for name in modules:
-            with contextlib.suppress(BaseException):
+            with loading(), contextlib.suppress(BaseException):
                 import_module(name)
         gc.freeze()
         self._stamps = {file: _stamp(file) for file in self._new_files()}

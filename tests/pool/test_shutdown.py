@@ -217,13 +217,19 @@ def test_an_exception_of_the_block_is_not_replaced(backend: Kind) -> None:
 
 
 def test_a_cleanup_that_hangs_is_ended(process: Kind, ledger: ModuleType) -> None:
-    """After ``cleanup_timeout``; the others are clean."""
+    """After ``cleanup_timeout``; the others are clean. The error names the provider and the worker."""
     pool = process.pool(2, lifetimes={get_hanging: "worker", get_connection: "worker"}, cleanup_timeout=0.5)
     pool.map(hangs, [1])
     began = time.monotonic()
     report = pool.shutdown()
     assert time.monotonic() - began < 10
     assert sorted(worker.status for worker in report.workers.values()) == ["clean", "timed out"]
+    (worker_id,) = (number for number, worker in report.workers.items() if worker.errors)
+    with pytest.raises(CleanupError) as caught:
+        report.raise_errors()
+    (error,) = caught.value.exceptions
+    assert str(error) == "it took longer than cleanup_timeout, and was terminated"
+    assert error.__notes__ == [f"in the cleanup of get_hanging on worker {worker_id}"]
     ledger.wait_for("hanging")
 
 
@@ -430,6 +436,26 @@ def test_an_interrupted_wait_for_a_drain_cancels(process: Kind, ledger: ModuleTy
     assert ledger.count("began") < 50
     ledger.check_balanced()
     with pytest.raises(PoolClosedError):
+        list(results)
+
+
+def test_an_interrupted_cancel_kills(process: Kind, ledger: ModuleType) -> None:
+    """Who presses Ctrl-C again does not want to wait for what hangs."""
+    pool = process.pool(1, lifetimes={get_connection: "worker"}, cleanup_timeout=PATIENCE)
+    results = pool.imap(hold_connected, range(50), chunksize=10)
+    ledger.wait_for("began")
+
+    def interrupt() -> None:
+        until_cancelled(pool)
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+
+    interrupter = threading.Thread(target=interrupt)
+    interrupter.start()
+    with pytest.raises(KeyboardInterrupt):
+        pool.shutdown("cancel")
+    interrupter.join()
+    assert [worker.state for worker in pool.workers] == ["lost"]
+    with pytest.raises((WorkerLostError, PoolClosedError)):
         list(results)
 
 

@@ -116,6 +116,24 @@ def test_a_module_that_fails_on_import_fails_its_items_only(
     assert imports()
 
 
+@pytest.mark.parametrize("ready", ["process", "thread"])
+def test_a_module_that_runs_a_pool_when_it_is_imported_does_not_go_on_so_for_ever(
+    start: Kind, write: Callable[[str], ModuleType], ready: str
+) -> None:
+    """Each worker would import it and start workers; a pool of threads starts none."""
+    module = write(
+        f"{ELSEWHERE}from poolinject import InjectedPool\n"
+        f"    with InjectedPool(2, backend={ready!r}) as pool:\n"
+        "        pool.map(abs, [1])\n"
+    )
+    with start.pool() as pool:
+        if ready == "thread" or start.start_method == "fork":
+            assert pool.map(module.tell, [1])
+            return
+        with pytest.raises(TransportError, match=r"at the top level of a module.*__name__ == '__main__'"):
+            pool.map(module.tell, [1])
+
+
 def test_a_module_that_starts_a_thread_has_it_in_every_worker(
     process: Kind, write: Callable[[str], ModuleType], imports: Callable[[], list[int]]
 ) -> None:
