@@ -25,7 +25,7 @@ class RunReport:
         lost_workers: Workers that ended while the run was going on.
         seconds: From the call to the last outcome, in the caller.
         provider_seconds: For each provider the mean seconds that one use of it took in the workers, set-up and
-            cleanup together; from a sample: the first item of each chunk.
+            cleanup together; from a sample: the second item of each chunk, or its only one.
     """
 
     function: str

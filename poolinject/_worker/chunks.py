@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from poolinject._worker.journal import Journal
     from poolinject._worker.memory import MemoryWatch
 
-UNRECORDED = Cost(4e-6, 0.0)  # stands for what recording takes where nothing is recorded
+UNRECORDED = Cost(4e-6, 0.0, 1e-7)  # stands for what recording takes where nothing is recorded
 
 
 @dataclass(slots=True)
@@ -94,9 +94,9 @@ class ChunkRunner:
         self._failed_run = -1  # of which no further item is to start
         self.terminated = False
 
-    def new_conduct(self) -> Conduct:
+    def new_conduct(self, plan: Plan | None = None) -> Conduct:
         """Begin to watch the items of a function."""
-        return Conduct(self._cost.whole, self._runtime.worker.generation)
+        return Conduct(self._cost.call, self._runtime.worker.generation, plan)
 
     def terminate(self) -> None:
         """Start no further item."""
@@ -115,6 +115,8 @@ class ChunkRunner:
         function.conduct.begin()
         if function.measured is not None:
             measured = function.measured.loop
+            if len(chunk.items) > 1:  # the first finds nothing in the caches, and waits for other workers' locks
+                self._go(loop, work, most=1)
             self._go(_guarded(measured) if isinstance(chunk.items, DamagedBatch) else measured, work, most=1)
         self._go(loop, work)
         while work.resume(self._arena):

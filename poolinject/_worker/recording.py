@@ -7,19 +7,27 @@ the monitor looks: each millisecond, or as soon as pure Python lets another thre
 
 from __future__ import annotations
 
+import os
 import resource
+import sys
 import time
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
+from poolinject._injection.plan import Step
 from poolinject._transport.messages import Chunk
 from poolinject._worker.journal import Journal
 from poolinject._worker.outcomes import Packed, Work
 
+if TYPE_CHECKING:
+    from poolinject._injection.plan import Plan
+
 CALM_SECONDS = 5e-5  # for an item; recording one takes some 1.5e-6, and as much again for what it drives out of caches
 SHARE, EXACT_SECONDS = 0.4, 1e-5  # of an item for recording it, and for an item, where what had begun is not run again
+# Time in the system, in calls of the cheapest kind: a write of one byte to a file takes four, pure Python a tenth.
+SYSTEM_CALLS = 2  # that an item may take, beside those with which asyncio asks for the number of the process
+LOOP_CALLS = 1.2 if sys.version_info < (3, 12) else 0.0  # each time that the loop is shown or hidden
 # The following are parts of what recording takes, and seconds, of which the less counts, for an item. A write of one
 # byte to a file takes half as long as recording, and some 8e-7 seconds.
-SYSTEM_SHARE, SYSTEM_SECONDS = 0.3, 4e-7  # in the system: pure Python is at 1e-8, with an async provider at 2e-7
 HARMLESS_SHARE, HARMLESS_SECONDS = 0.75, 1.2e-6  # an item quicker than that is not in the system for long
 BULK_SHARE, BULK_SECONDS = 0.3, 5e-7  # items quicker than that are not even counted, and cannot leave much
 WINDOW = 0.02  # seconds that as many items as were seen may spend in the system: two ticks of the clock that tells
@@ -34,9 +42,12 @@ class Conduct:
 
     __slots__ = ("_began", "_items", "_most", "_system", "_total", "_window")
 
-    def __init__(self, recording: float, generation: int = 0) -> None:
-        """Know nothing yet of the items; what is lost with a worker is likelier to be where one has ended already."""
-        self._most = min(SYSTEM_SHARE * recording, SYSTEM_SECONDS)
+    def __init__(self, call: float, generation: int = 0, plan: Plan | None = None) -> None:
+        """Know nothing yet of the items but what a call takes in the system, and what their plan asks of it.
+
+        What is lost with a worker is likelier to be where one has ended already.
+        """
+        self._most = (SYSTEM_CALLS + (LOOP_CALLS * switches_of(plan) if plan is not None else 0)) * call
         self._window = LATER_WINDOW if generation else WINDOW
         self._began = (0.0, 0.0)
         self._items, self._total, self._system = 0.0, 0.0, 0.0
@@ -70,11 +81,21 @@ def _times() -> tuple[float, float]:
     return time.thread_time(), resource.getrusage(WHOSE).ru_stime
 
 
+def switches_of(plan: Plan) -> int:
+    """Tell how often an item shows the event loop to async code, or hides it from the code that follows."""
+    kinds = [plan.kind, *(step.kind for step in plan.steps if isinstance(step, Step))]
+    return 2 * kinds.count("coroutine") + 4 * kinds.count("async generator")
+
+
 class Cost(NamedTuple):
-    """What recording takes here, in seconds for a result; *around* is the part that a ``Work`` does not see itself."""
+    """What recording takes here, in seconds for a result; *around* is the part that a ``Work`` does not see itself.
+
+    Beside it what the cheapest *call* takes in the system.
+    """
 
     whole: float
     around: float
+    call: float
 
 
 def cost_of_recording(journal: Journal) -> Cost:
@@ -90,4 +111,15 @@ def cost_of_recording(journal: Journal) -> Cost:
             work.append(item)
         best, inside = min(best, (time.thread_time() - began) / ITEMS), min(inside, work.recording(0.0) / ITEMS)
         journal.sent(journal.mark)
-    return Cost(best, max(best - inside, 0.0))
+    return Cost(best, max(best - inside, 0.0), cost_of_call())
+
+
+def cost_of_call() -> float:
+    """Measure what the cheapest call takes in the system, which is half of what it takes."""
+    best = 1.0
+    for _ in range(ROUNDS):
+        began = time.thread_time()
+        for _ in range(ITEMS):
+            os.getppid()
+        best = min(best, (time.thread_time() - began) / ITEMS)
+    return best / 2

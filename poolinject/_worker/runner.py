@@ -154,16 +154,16 @@ class Runner:
 
     def load(self, message: Load) -> None:
         """Learn a function; one that cannot be loaded fails the items that need it."""
-        conduct = self._chunks.new_conduct()
         try:
             plan = message.plan if message.blob is None else load_function(message.blob, message.name)[1]
+            conduct = self._chunks.new_conduct(plan)
             loaded = Loaded(self.runtime.bind_loop(plan), conduct, plan, self.runtime.bind_bulk(plan))
             if plan.steps:
                 loaded.measured = self.runtime.bind_measured(plan)
         except Exception as error:  # noqa: BLE001 - whatever a user's module raises when it is imported
             if not isinstance(error, TransportError):
                 error = TransportError(f"function {message.name!r}", f"{type(error).__name__}: {error}")
-            loaded = Loaded(failing(error), conduct, error=error)
+            loaded = Loaded(failing(error), self._chunks.new_conduct(), error=error)
         self._functions[message.function] = loaded
 
     def forget(self, message: Forget) -> None:

@@ -161,7 +161,9 @@ def test_a_result_costs_one_item_also_where_results_are_pickled_together(
     monkeypatch: pytest.MonkeyPatch, *, counts: bool
 ) -> None:
     """A worker that ends with it has been at others since; or has counted none, of items that are quicker still."""
-    monkeypatch.setattr(chunks, "cost_of_recording", lambda _: recording.Cost(1e-6, 0.0))  # a forked worker has it too
+    monkeypatch.setattr(
+        chunks, "cost_of_recording", lambda _: recording.Cost(1e-6, 0.0, 1e-7)
+    )  # a forked worker has it too
     # what is asked about, for results together and for not counting
     quick = recording.CALM_SECONDS if counts else recording.BULK_SHARE * 1e-6
     monkeypatch.setattr(recording.Conduct, "is_quicker_than", lambda _, seconds, **__: seconds >= quick)

@@ -11,10 +11,18 @@ import pytest
 
 from poolinject._worker.control import SIZE, Control
 from poolinject._worker.journal import Journal
-from poolinject._worker.recording import LEAST_ITEMS, SHARE, SYSTEM_SECONDS, WINDOW, Conduct, cost_of_recording
+from poolinject._worker.recording import (
+    LEAST_ITEMS,
+    SHARE,
+    SYSTEM_CALLS,
+    WINDOW,
+    Conduct,
+    cost_of_call,
+    cost_of_recording,
+)
 
-RECORDING = 2.5e-6  # seconds for a result
-ENOUGH = int(4 * WINDOW / SYSTEM_SECONDS)  # items
+CALL = cost_of_call()
+ENOUGH = int(4 * WINDOW / (SYSTEM_CALLS * CALL))  # items
 ITEMS = ENOUGH // 16  # in a chunk, beside which the two looks at the clocks are next to nothing
 
 
@@ -29,7 +37,7 @@ def look_on(conduct: Conduct, item: Callable[[], object], count: int) -> None:
 
 def test_pure_python_is_quick_once_it_is_known() -> None:
     """Not before enough of it has been seen, and only if it takes less than asked."""
-    conduct = Conduct(RECORDING)
+    conduct = Conduct(CALL)
     look_on(conduct, int, ITEMS)
     assert not conduct.is_quicker_than(1.0)
     look_on(conduct, int, ENOUGH)
@@ -39,7 +47,7 @@ def test_pure_python_is_quick_once_it_is_known() -> None:
 
 def test_what_takes_less_than_a_system_call_is_quick_at_once() -> None:
     """Nothing needs to be known of the system then."""
-    conduct = Conduct(RECORDING)
+    conduct = Conduct(CALL)
     look_on(conduct, int, ITEMS)
     assert conduct.is_quicker_than(1.0, harmless=1.0)
     assert not conduct.is_quicker_than(1.0, harmless=1e-9)
@@ -48,7 +56,7 @@ def test_what_takes_less_than_a_system_call_is_quick_at_once() -> None:
 
 def test_a_few_items_tell_nothing() -> None:
     """Whatever they seem to have taken."""
-    conduct = Conduct(RECORDING)
+    conduct = Conduct(CALL)
     for _ in range(LEAST_ITEMS):
         assert not conduct.is_quicker_than(1.0, harmless=1.0)
         conduct.begin()
@@ -58,7 +66,7 @@ def test_a_few_items_tell_nothing() -> None:
 
 def test_what_enters_the_system_now_and_then_is_found_out() -> None:
     """However little it takes on average, once enough of it has been seen."""
-    conduct = Conduct(RECORDING)
+    conduct = Conduct(CALL)
     numbers = itertools.count()
 
     def now_and_then() -> None:
@@ -77,7 +85,7 @@ def add_and_write(file: int) -> None:
 
 def test_one_system_call_among_much_else_is_found_out(tmp_path: Path) -> None:
     """It is told by what it takes, not by its share."""
-    conduct = Conduct(RECORDING)
+    conduct = Conduct(CALL)
     file = os.open(tmp_path / "file", os.O_WRONLY | os.O_CREAT)
     try:
         look_on(conduct, lambda: add_and_write(file), ENOUGH)
@@ -88,7 +96,7 @@ def test_one_system_call_among_much_else_is_found_out(tmp_path: Path) -> None:
 
 def test_what_enters_the_system_is_never_quick() -> None:
     """However little it takes; when it leaves off, that is forgiven in time."""
-    conduct = Conduct(RECORDING)
+    conduct = Conduct(CALL)
     look_on(conduct, lambda: os.close(os.open(os.devnull, os.O_RDONLY)), ENOUGH)
     assert not conduct.is_quicker_than(1.0)
     look_on(conduct, int, 10 * ENOUGH)
@@ -108,7 +116,7 @@ def test_recording_is_measured_and_leaves_nothing() -> None:
 @pytest.mark.parametrize("recording", [0.0, 1.0])
 def test_time_of_recording_is_not_the_items(recording: float) -> None:
     """What is measured with it is told without it."""
-    conduct = Conduct(RECORDING)
+    conduct = Conduct(CALL)
     conduct.begin()
     conduct.end(10, recording)
     assert not conduct.is_quicker_than(1.0)

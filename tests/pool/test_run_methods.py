@@ -648,3 +648,24 @@ def test_a_pool_needs_no_with(backend: Kind) -> None:
     pool: InjectedPool = backend.pool()
     assert pool.map(double, [1]) == [2]
     assert pool.shutdown().clean
+
+
+def open_slowly_once(context: ItemContext) -> int:
+    """Take long for the first item alone."""
+    if context.index == 0:
+        time.sleep(0.5)
+    return context.index
+
+
+def give_opened(_: int, opened: Annotated[int, Depends(open_slowly_once)]) -> int:
+    """Need it."""
+    return opened
+
+
+def test_what_a_provider_takes_is_not_told_by_the_first_item_of_a_chunk(backend: Kind) -> None:
+    """Which finds caches cold and other workers' locks taken; of a chunk of one there is no other."""
+    with backend.pool(1) as pool:
+        assert list(pool.imap(give_opened, range(3), chunksize=3)) == [0, 1, 2]
+        assert 0 < pool.report.provider_seconds["open_slowly_once"] < 0.25
+        assert list(pool.imap(give_opened, range(1))) == [0]
+        assert pool.report.provider_seconds["open_slowly_once"] > 0.25
