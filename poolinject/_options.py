@@ -28,13 +28,20 @@ DELIVERIES = get_args(Delivery)
 
 
 def workers(count: int | None, capabilities: Capabilities) -> int:
-    """Give the number of workers, by default that of the cores that this process may use; 0: all that there will be."""
-    if count is None:
-        if capabilities.grows:
-            return 0
-        usable = getattr(os, "sched_getaffinity", None)
-        return len(usable(0)) if usable is not None else os.cpu_count() or 1
-    return _count("workers", count)
+    """Give the number of workers, by default that of the cores that this process may use; 0: all that there will be.
+
+    Where items run in the caller there is one, whatever was asked for.
+    """
+    if count is not None:
+        count = _count("workers", count)
+    if capabilities.runs_in_caller:
+        return 1
+    if count is not None:
+        return count
+    if capabilities.grows:
+        return 0
+    usable = getattr(os, "sched_getaffinity", None)
+    return len(usable(0)) if usable is not None else os.cpu_count() or 1
 
 
 def at_least_one(name: str, count: int | None) -> int | None:

@@ -603,6 +603,7 @@ def test_a_pool_tells_its_state(backend: Kind) -> None:
     """In its ``repr``."""
     pool = backend.pool(2, name="tellable")
     assert "'tellable' new" in repr(pool)
+    assert f"{2 if backend.is_parallel else 1} workers" in repr(pool)
     with pool:
         pool.map(double, [1, 2])
         assert "open" in repr(pool)
