@@ -10,13 +10,11 @@ import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
-from types import ModuleType
 
 import psutil
 import pytest
 
 from tests.clusters.conftest import available
-from tests.pool.server import serving
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 BACKENDS = ["inline", "thread", "process"]
@@ -172,40 +170,3 @@ def test_flights_job_gives_the_same_to_the_digit_on_a_cluster(
     assert (without_rate(result.stdout), rows_in(out)) == flights_inline
     assert "workers lost on the way: 0\n" in result.stderr
     assert list(tmp_path.iterdir()) == [out]
-
-
-@pytest.mark.parametrize(("beginning", "times"), [("import sqlite3", 1), ("import asyncio", 2)])
-def test_readme_code_runs_as_it_stands(beginning: str, times: int, tmp_path: Path) -> None:
-    """Two code blocks are complete scripts, also on standard input."""
-    readme = (EXAMPLES.parent / "README.md").read_text()
-    match = re.search(rf"```python\n({beginning}\n.*?)```", readme, re.DOTALL)
-    assert match is not None
-    result = subprocess.run(
-        [sys.executable, "-"],
-        input=match[1],
-        capture_output=True,
-        text=True,
-        timeout=TIMEOUT,
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(EXAMPLES.parent)},
-        check=False,
-    )
-    assert (result.returncode, result.stdout) == (0, times * f"{sum(n * n for n in range(100))}\n"), result.stderr
-
-
-def test_readme_scrape_runs_as_it_stands(ledger: ModuleType) -> None:
-    """With a server at the address that it names."""
-    blocks = re.findall(r"```python\n(.*?)```", (EXAMPLES.parent / "README.md").read_text(), re.DOTALL)
-    code = next(block for block in blocks if "import httpx\n" in block)
-    with serving() as address:
-        result = subprocess.run(
-            [sys.executable, "-"],
-            input=code.replace("http://localhost:8000", address),
-            capture_output=True,
-            text=True,
-            timeout=TIMEOUT,
-            env={**os.environ, "PYTHONPATH": str(EXAMPLES.parent)},
-            check=False,
-        )
-    assert (result.returncode, result.stdout) == (0, f"{sum(len(str(2 * n)) for n in range(300))}\n"), result.stderr
-    assert 0 < ledger.count("opened") <= 40  # connections are those of a worker
