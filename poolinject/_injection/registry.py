@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Mapping
@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from poolinject.markers import Provider
 
 Value = TypeVar("Value")
+MOST_KEPT = 1024  # plans, and what is made of them: a loop may come with a new closure each time
 
 
 def identity(call: Provider) -> Hashable:
@@ -43,6 +44,14 @@ def look_up(mapping: Mapping[Provider, Value], call: Provider) -> Value | None:
         return mapping.get(call)
     except TypeError:  # not hashable, so it cannot be a key
         return None
+
+
+def keep(kept: dict[Any, Value], key: object, value: Value) -> Value:
+    """Keep a value, and let go of the oldest where there are many."""
+    while len(kept) >= MOST_KEPT:
+        del kept[next(iter(kept))]
+    kept[key] = value
+    return value
 
 
 class Registry:

@@ -13,7 +13,7 @@ from poolinject._injection.application import Application
 from poolinject._injection.async_runtime import AsyncRuntime
 from poolinject._injection.item_scope import OpenScope
 from poolinject._injection.planner import Planner
-from poolinject._injection.registry import Registry, identity
+from poolinject._injection.registry import Registry, identity, keep
 from poolinject._injection.runtime import Runtime
 from poolinject.errors import CleanupError, PoolClosedError
 from poolinject.markers import ItemContext, Lifetime, Provider, WorkerContext
@@ -142,8 +142,7 @@ class Resolver:
         runtime, key = self._live(), identity(func)
         bound = self._calls.get(key)
         if bound is None:
-            bound = runtime.bind(self._plan(func, "map"))
-            self._calls[key] = bound
+            bound = keep(self._calls, key, runtime.bind(self._plan(func, "map")))
         return bound
 
     async def __aenter__(self) -> Self:
@@ -184,7 +183,7 @@ class Resolver:
         key = identity(func)
         bound = self._coroutines.get(key)
         if bound is None:
-            bound = self._coroutines[key] = runtime.bind(self._plan(func, "map"))
+            bound = keep(self._coroutines, key, runtime.bind(self._plan(func, "map")))
         self._index += 1
         outcome = await runtime.run(bound, item, self._index - 1)
         if type(outcome) is generators.Failed:
@@ -195,10 +194,11 @@ class Resolver:
         if self._seen != self._overrides:
             self._look_again()
         key = (kind, identity(call))
-        if key not in self._plans:
-            plan = self._planner.plan_get(call) if kind == "get" else self._planner.plan(call, "map")
-            self._plans[key] = plan
-        return self._plans[key]
+        plan = self._plans.get(key)
+        if plan is None:
+            made = self._planner.plan_get(call) if kind == "get" else self._planner.plan(call, "map")
+            plan = keep(self._plans, key, made)
+        return plan
 
     def _look_again(self) -> None:
         """Forget what was planned with other overrides."""

@@ -5,10 +5,10 @@ from __future__ import annotations
 import itertools
 import threading
 import warnings
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING
 
 from poolinject._injection.planner import Planner
-from poolinject._injection.registry import Registry, identity
+from poolinject._injection.registry import Registry, identity, keep
 from poolinject._injection.signature import without_partial
 from poolinject._transport.functions import modules_of, pack_function
 from poolinject._transport.messages import Load
@@ -19,9 +19,6 @@ if TYPE_CHECKING:
     from poolinject._injection.application import Application
     from poolinject._injection.plan import Call, Plan
     from poolinject.markers import Lifetime, Provider
-
-Value = TypeVar("Value")
-MOST_KEPT = 1024  # plans, and numbers of packed functions
 
 
 class Functions:
@@ -66,7 +63,7 @@ class Functions:
                 return known[0]
             plan = self._planner.plan_get(function) if call == "get" else self._planner.plan(function, call)
             if getattr(without_partial(function), "__module__", "__main__") != "__main__":
-                _keep(self._plans, key, (plan, next(self._counter)))
+                keep(self._plans, key, (plan, next(self._counter)))
             self._warn_of_unmatched()
             return plan
 
@@ -82,7 +79,7 @@ class Functions:
         with self._lock:
             number = self._numbers.get(blob.digest)
             if number is None:
-                number = _keep(self._numbers, blob.digest, next(self._counter))
+                number = keep(self._numbers, blob.digest, next(self._counter))
         return Load(number, plan.name, blob=blob.data)
 
     def modules(self, plans: Sequence[Plan]) -> list[str]:
@@ -107,11 +104,3 @@ class Functions:
                 name = getattr(provider, "__qualname__", repr(provider))
                 message = f"the override of {name} matches nothing: no function of this pool depends on it so far"
                 warnings.warn(message, UserWarning, stacklevel=6)
-
-
-def _keep(kept: dict[Any, Value], key: object, value: Value) -> Value:
-    """Keep a value, and let go of the oldest where there are many: a loop may submit a new closure each time."""
-    while len(kept) >= MOST_KEPT:
-        del kept[next(iter(kept))]
-    kept[key] = value
-    return value

@@ -1,12 +1,14 @@
 """``Resolver`` in sync code: one item at a time, everything closed in time."""
 
 import contextvars
+import gc
 import os
 import signal
 import subprocess
 import sys
 import textwrap
 import threading
+import weakref
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,6 +16,7 @@ from typing import Annotated, Any
 import pytest
 
 from poolinject import CleanupError, Depends, ItemContext, PlanError, PoolClosedError, Resolver
+from poolinject._injection.registry import MOST_KEPT
 
 ROOT = Path(__file__).parents[2]
 TIMEOUT = 20.0
@@ -338,3 +341,19 @@ def test_sigterm_closes_everything_that_is_open() -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=TIMEOUT, env=environment)
     assert done.stdout.split() == ["engine+", "session+", "handle", "session-", "engine-"], done.stderr
     assert done.returncode == 128 + signal.SIGTERM
+
+
+def test_functions_that_come_once_are_forgotten_in_time() -> None:
+    """A loop may make a new closure for each message."""
+    known: list[weakref.ref[Any]] = []
+    with Resolver() as resolver:
+        for number in range(2 * MOST_KEPT):
+
+            def add(item: int, number: int = number) -> int:
+                return item + number
+
+            known.append(weakref.ref(add))
+            assert resolver.call(add, 1) == 1 + number
+        del add
+        gc.collect()
+        assert sum(reference() is not None for reference in known) <= MOST_KEPT
