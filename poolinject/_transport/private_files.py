@@ -1,7 +1,7 @@
-"""Files of the caller that no forked process may keep. Runs in the caller; the hook, in what the caller forks.
+"""Files of callers and workers that no forked process may keep. The hook runs in what they fork.
 
 A worker notices that its caller is gone by the end of its socket. A copy of the other end, in another worker or in a
-process that the user's code forked, would hide that.
+process that the user's code forked, would hide that; a copy of the worker's own end could write into the stream.
 """
 
 from __future__ import annotations

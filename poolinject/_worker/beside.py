@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from poolinject._injection.runtime import Call, Measured, Runtime
     from poolinject._injection.tasks import Running
     from poolinject._transport.payloads import Arena
+    from poolinject._worker.copies import Original
     from poolinject._worker.memory import MemoryWatch
 
     Sampled: TypeAlias = tuple[tuple[str, int, float], ...]
@@ -86,13 +87,14 @@ class ItemTasks:
         runtime: Runtime,
         words: memoryview,
         send: Callable[[FromWorker], None],
+        original: Original,
         *,
         pickles: bool,
         arena: Arena | None,
         at_rest: Callable[[], None] | None = None,
     ) -> None:
         self._runtime, self._loop, self._words, self._pass_on = runtime, runtime.loop, words, send
-        self._pickles, self._arena, self._at_rest = pickles, arena, at_rest
+        self._pickles, self._arena, self._at_rest, self._original = pickles, arena, at_rest, original
         self._functions: dict[int, TaskCalls] = {}
         self._entries: dict[Entry, None] = {}
         self._stopped = False
@@ -201,7 +203,9 @@ class ItemTasks:
         try:
             outcome = await call(item, chunk.start + entry.place, chunk.attempt)
         except BaseException as error:  # noqa: BLE001 - an error that nobody can handle must not keep the others waiting
+            self._original.end_copy(error.__context__ or error)  # where no loop runs, so that nothing could be closed
             outcome = ItemFailed(error, "call", None)
+        self._original.end_copy(outcome.error if type(outcome) is ItemFailed else None)
         self._end(entry, outcome)
 
     def _end(self, entry: Entry, outcome: Any) -> None:

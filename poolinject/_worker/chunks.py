@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from poolinject._transport.payloads import Arena
     from poolinject._worker.beside import TaskCalls
     from poolinject._worker.control import Control
+    from poolinject._worker.copies import Original
     from poolinject._worker.journal import Journal
     from poolinject._worker.memory import MemoryWatch
 
@@ -78,6 +79,7 @@ class ChunkRunner:
         journal: Journal | None,
         interruptible: bool,
         wake: Callable[[], None],
+        original: Original,
     ) -> None:
         self._runtime, self._words, self._send = runtime, control.words, send
         self._pickles, self._arena = pickles, arena
@@ -85,7 +87,8 @@ class ChunkRunner:
         self._cost = UNRECORDED if journal is None else cost_of_recording(journal)
         self._harmless = min(HARMLESS_SHARE * self._cost.whole, HARMLESS_SECONDS)
         self._bulk = min(BULK_SHARE * self._cost.whole, BULK_SECONDS)
-        self._interruptible, self._wake = interruptible, wake
+        self._interruptible, self._wake, self._original = interruptible, wake, original
+        original.on_copy = self._detach
         self._work: Work | None = None
         self._clock: Clock | None = None  # of items with a time limit
         self.memory: MemoryWatch | None = None
@@ -103,6 +106,13 @@ class ChunkRunner:
         self.terminated = True
         if self._work is not None:
             self._work.stop()
+
+    def _detach(self) -> None:
+        """Have the loop end with the item that it is at; nothing of a copy may reach the caller meanwhile."""
+        if self._work is not None:
+            self._work.detach()
+        if self._clock is not None:
+            self._clock.detach()
 
     def run(self, function: Loaded, chunk: Chunk) -> None:
         """Run the items of a chunk up to its bound and send their outcomes."""
@@ -195,14 +205,18 @@ class ChunkRunner:
             try:
                 again = context.run(loop, numbered, chunk.attempt, words, place, kept, other, fail, context, clean)
             except BaseException as interrupt:
+                self._original.end_copy(interrupt)
                 if not self._interruptible:
                     raise
                 self._interrupt = interrupt  # between two items
                 work.stop()
                 again = False
+            if self._original.is_copy:  # the loop has ended because of that
+                self._original.end_copy()
 
     def _fail(self, failed: ItemFailed) -> bool:
         """Note a failure; give whether the chunk ends with it."""
+        self._original.end_copy(failed.error)
         work = self._work
         assert work is not None  # noqa: S101 - tells mypy
         if self._interruptible and is_interrupt(failed.error):

@@ -13,7 +13,9 @@ from poolinject._injection.runtime import Runtime
 from poolinject._transport import wire
 from poolinject._transport.frames import FrameReader
 from poolinject._transport.messages import Chunk, Ready, Setup, Stop, Stopped, ToWorker
+from poolinject._transport.private_files import close_private, register_private_fd
 from poolinject._worker.control import map_arena, map_control, suspects
+from poolinject._worker.copies import Original
 from poolinject._worker.journal import Journal
 from poolinject._worker.lifecycle import Terminated
 from poolinject._worker.monitor import Monitor
@@ -36,10 +38,14 @@ RECEIVE_SIZE = 1 << 18
 def main(connection_fd: int) -> None:
     """Serve the caller at the other end of the socket until it says ``Stop`` or is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the caller decides
-    with socket.socket(fileno=connection_fd) as connection:
+    connection = socket.socket(fileno=connection_fd)
+    register_private_fd(connection_fd)  # what items fork has no business with it
+    try:
         connection.settimeout(None)
         Worker(connection).serve()
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # everything is closed: there is nothing left to interrupt
+    finally:
+        close_private(connection)
 
 
 class Worker:
@@ -48,7 +54,8 @@ class Worker:
     def __init__(self, connection: socket.socket) -> None:
         self._connection = connection
         self._frames, self._received = FrameReader(), memoryview(bytearray(RECEIVE_SIZE))
-        self._outbox = Outbox(connection)
+        self._original = Original()
+        self._outbox = Outbox(connection, self._original)
         self._runner: Runner | None = None
         self._monitor = Monitor(self._look, "poolinject")
 
@@ -157,7 +164,16 @@ class Worker:
         send, arena, wake = self._outbox.put, self._outgoing, self._monitor.wake
         runtime = Runtime(worker, local_loop(setup.async_backend, setup.pool_name))
         runtime.pool_scope.on_open = runtime.worker_scope.on_open = self._control.hold
-        self._runner = Runner(runtime, self._control, send, pickles=True, arena=arena, journal=journal, wake=wake)
+        self._runner = Runner(
+            runtime,
+            self._control,
+            send,
+            pickles=True,
+            arena=arena,
+            journal=journal,
+            wake=wake,
+            original=self._original,
+        )
 
     def _go_on(self, runner: Runner) -> None:
         runner.go_on()

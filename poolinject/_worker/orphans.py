@@ -21,6 +21,7 @@ import weakref
 from typing import TYPE_CHECKING
 
 from poolinject._injection.whereabouts import is_closing, is_inside
+from poolinject._transport.private_files import register_private_fd
 
 if TYPE_CHECKING:
     import socket
@@ -54,6 +55,7 @@ class CallerWatch:
         self.caller_is_gone = False
         self._stop, self._interruptible = stop, interruptible
         self._file = os.dup(connection.fileno())  # open until the process ends, which the main thread may delay
+        register_private_fd(self._file)
         self._heard = False
         self._raised: weakref.ref[BaseException] | None = None
         threading.Thread(target=self._serve, name="poolinject caller watch", daemon=True).start()

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from poolinject._transport.messages import FromWorker
     from poolinject._transport.picklers import Buffer
+    from poolinject._worker.copies import Original
     from poolinject._worker.journal import Journal
 
 GATHER_SECONDS = 0.001  # a message waits no longer than this for others, while the worker has more to do
@@ -26,8 +27,8 @@ class Outbox:
     With a journal the outcomes among them outlive the worker meanwhile.
     """
 
-    def __init__(self, connection: socket.socket) -> None:
-        self._connection = connection
+    def __init__(self, connection: socket.socket, original: Original) -> None:
+        self._connection, self._original = connection, original
         self.journal: Journal | None = None
         self._mark = 0  # before it the journal has nothing that is not in the buffers
         self._buffers: list[Buffer] = []
@@ -40,6 +41,7 @@ class Outbox:
 
     def put(self, message: FromWorker) -> None:
         """Add a message."""
+        self._original.end_copy()
         buffers = wire.encode_from_worker(message)
         with self._lock:
             self._buffers += buffers

@@ -172,6 +172,11 @@ class Work:
         self._stopped = True
         self.cut(0)
 
+    def detach(self) -> None:
+        """Start no further item and record nothing; for a copy of the process, where no other thread lives."""
+        self.lock, self._journal = threading.Lock(), None
+        self.stop()
+
     @property
     def other(self) -> Callable[[Any], None]:
         """What takes the result of an item which is not an atom by its type."""

@@ -9,6 +9,7 @@ from poolinject._transport.functions import load_function
 from poolinject._transport.messages import Cancel, Chunk, Forget, FromWorker, Limit, Load, Ready, Warm
 from poolinject._worker.beside import ItemTasks, TaskCalls
 from poolinject._worker.chunks import ChunkRunner, Loaded, failing
+from poolinject._worker.copies import Original
 from poolinject._worker.memory import MemoryWatch
 from poolinject.errors import TransportError
 
@@ -40,10 +41,12 @@ class Runner:
         interruptible: bool = False,
         wake: Callable[[], None] | None = None,
         at_rest: Callable[[], None] | None = None,
+        original: Original | None = None,
     ) -> None:
         self.runtime, self._send = runtime, send
         self._wake = wake or _nobody  # whoever looks in; once there is something to see, or it might fall asleep
         self._functions: dict[int, Loaded] = {}
+        self._original = original or Original(watched=not interruptible)  # who runs items in the caller may go on
         self._chunks = ChunkRunner(
             runtime,
             control,
@@ -53,12 +56,16 @@ class Runner:
             journal=journal,
             interruptible=interruptible,  # on the caller's own thread
             wake=self._wake,
+            original=self._original,
         )
-        self._tasks = ItemTasks(runtime, control.words, send, pickles=pickles, arena=arena, at_rest=at_rest)
+        self._tasks = ItemTasks(
+            runtime, control.words, send, self._original, pickles=pickles, arena=arena, at_rest=at_rest
+        )
         self._held: deque[ToWorker] = deque()  # messages that have to wait for the tasks to end
 
     def follow(self, message: ToWorker) -> None:
         """Do what a message says; one that needs the thread alone waits until the tasks have ended."""
+        self._original.end_copy()  # that has unpickled it
         if isinstance(message, Cancel):
             self._tasks.cancel(message.run)
         elif self._held or self._has_to_wait(message):
@@ -112,6 +119,14 @@ class Runner:
         return chunk.concurrency > 1 and self._functions[chunk.function].plan is not None
 
     def _do(self, message: ToWorker) -> None:
+        try:
+            self._do_in_original(message)
+        except BaseException as error:
+            self._original.end_copy(error)
+            raise
+        self._original.end_copy()
+
+    def _do_in_original(self, message: ToWorker) -> None:
         match message:
             case Chunk():
                 if self._runs_beside(message):
@@ -161,6 +176,7 @@ class Runner:
             if plan.steps:
                 loaded.measured = self.runtime.bind_measured(plan)
         except Exception as error:  # noqa: BLE001 - whatever a user's module raises when it is imported
+            self._original.end_copy(error)
             if not isinstance(error, TransportError):
                 error = TransportError(f"function {message.name!r}", f"{type(error).__name__}: {error}")
             loaded = Loaded(failing(error), self._chunks.new_conduct(), error=error)
@@ -181,6 +197,7 @@ class Runner:
                 if function.plan is not None:
                     self.runtime.warm(function.plan)
         except BaseException as error:  # noqa: BLE001 - it is raised in the caller
+            self._original.end_copy(error)
             self._send(Ready(error))
         else:
             self._send(Ready())

@@ -10,11 +10,12 @@ import signal
 import socket
 import struct
 import sys
-import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from importlib import import_module
 from typing import NoReturn
+
+from poolinject._worker.lifecycle import end_process, flush_stdio
 
 UNKNOWN = 255
 """The exit code of a worker whose end nobody saw."""
@@ -71,13 +72,6 @@ def fork() -> int:
     return os.fork()
 
 
-def flush_stdio() -> None:
-    """Flush standard output and error, whatever stands in their place."""
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(Exception):
-            stream.flush()
-
-
 def reset_signals() -> None:
     """Ignore SIGINT, which a terminal sends to the whole group; give SIGTERM and SIGCHLD their defaults."""
     signal.set_wakeup_fd(-1)
@@ -131,31 +125,12 @@ def boot() -> None:
 
 
 def become_worker(entry: str, connection_fd: int, leave_behind: Callable[[], None]) -> NoReturn:
-    """Run the entry in a forked process and end it; nothing returns or rises into the stack that forked.
-
-    Standard output and error are flushed; ``atexit`` functions are not run, since most were registered by
-    the process that forked.
-    """
-    code = 1
+    """Run the entry in a forked process and end it; nothing returns or rises into the stack that forked."""
+    failure: BaseException | None = None
     try:
         leave_behind()
         reset_signals()
         contextvars.Context().run(find_entry(entry, os.getppid()), connection_fd)
-        code = 0
-    except SystemExit as end:
-        code = _exit_status(end)
-    except BaseException:  # noqa: BLE001 - this is the last frame of the process
-        traceback.print_exc()
-    finally:
-        flush_stdio()
-        os._exit(code)
-
-
-def _exit_status(end: SystemExit) -> int:
-    """Give the status that the interpreter gives for this exception."""
-    if end.code is None:
-        return 0
-    if isinstance(end.code, int):
-        return end.code & 0xFF
-    print(end.code, file=sys.stderr)  # noqa: T201 - as the interpreter does
-    return 1
+    except BaseException as error:  # noqa: BLE001 - this is the last frame of the process
+        failure = error
+    end_process(failure)
