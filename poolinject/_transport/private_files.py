@@ -12,6 +12,8 @@ import socket
 import threading
 from collections.abc import Iterator
 
+from poolinject._transport.quiet_socket import QuietSocket
+
 _private_fds: set[int] = set()
 _fork_lock = threading.Lock()
 
@@ -32,10 +34,10 @@ def unregister_private_fd(fd: int) -> None:
 def private_socketpair() -> tuple[socket.socket, socket.socket]:
     """Make a registered pair of sockets; no worker forked at the same time can inherit it."""
     with _fork_lock:
-        pair = socket.socketpair()
-        for end in pair:
+        ours, theirs = (QuietSocket(end.detach()) for end in socket.socketpair())
+        for end in (ours, theirs):
             register_private_fd(end.fileno())
-    return pair
+    return ours, theirs
 
 
 def close_private(*ends: socket.socket) -> None:

@@ -14,6 +14,7 @@ from poolinject._transport import wire
 from poolinject._transport.frames import FrameReader
 from poolinject._transport.messages import Chunk, Ready, Setup, Stop, Stopped, ToWorker
 from poolinject._transport.private_files import close_private, register_private_fd
+from poolinject._transport.quiet_socket import QuietSocket
 from poolinject._worker.control import map_arena, map_control, suspects
 from poolinject._worker.copies import Original
 from poolinject._worker.journal import Journal
@@ -38,7 +39,7 @@ RECEIVE_SIZE = 1 << 18
 def main(connection_fd: int) -> None:
     """Serve the caller at the other end of the socket until it says ``Stop`` or is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the caller decides
-    connection = socket.socket(fileno=connection_fd)
+    connection = QuietSocket(connection_fd)
     register_private_fd(connection_fd)  # what items fork has no business with it
     try:
         connection.settimeout(None)

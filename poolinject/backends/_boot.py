@@ -73,9 +73,10 @@ def fork() -> int:
 
 
 def reset_signals() -> None:
-    """Ignore SIGINT, which a terminal sends to the whole group; give SIGTERM and SIGCHLD their defaults."""
+    """Ignore SIGINT, which a terminal sends to the whole group; give others what they are in a fresh interpreter."""
     signal.set_wakeup_fd(-1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGPIPE, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGCHLD})

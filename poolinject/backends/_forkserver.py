@@ -20,6 +20,7 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import NamedTuple
 
+from poolinject._transport.quiet_socket import QuietSocket
 from poolinject.backends._boot import (
     RECORD,
     WORKER_ENTRY,
@@ -99,7 +100,7 @@ def ending_with(answer: socket.socket) -> Iterator[None]:
 
 def serve(control_fd: int) -> None:
     """Be a fork server until the caller is gone, or has closed both the server and every handle of a worker."""
-    with socket.socket(fileno=control_fd) as control:
+    with QuietSocket(control_fd) as control:
         ForkServer(control).run()
 
 
@@ -160,7 +161,7 @@ class ForkServer:
         for fd in fds:
             os.set_inheritable(fd, False)  # noqa: FBT003
         if payload and fds:
-            self._follow(Request.decode(payload), socket.socket(fileno=fds[0]), fds[1:])
+            self._follow(Request.decode(payload), QuietSocket(fds[0]), fds[1:])
         else:
             for fd in fds:
                 os.close(fd)
