@@ -109,8 +109,12 @@ def shared_memory(size: int) -> int:
     else:
         with tempfile.TemporaryFile() as file:
             fd = os.dup(file.fileno())
-    os.fchmod(fd, 0o600)
-    os.ftruncate(fd, size)
+    try:
+        os.fchmod(fd, 0o600)
+        os.ftruncate(fd, size)
+    except BaseException:
+        os.close(fd)
+        raise
     return fd
 
 

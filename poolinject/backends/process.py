@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Literal
 from poolinject._transport import wire
 from poolinject._transport.frames import FrameReader
 from poolinject._transport.messages import Chunk, FromWorker, Setup, ToWorker
-from poolinject._transport.payloads import SMALL_SPAN, SPAN
+from poolinject._transport.payloads import PLACES, SMALL_SPAN, SPAN
 from poolinject._transport.private_files import close_private, private_socketpair
 from poolinject._transport.waker import Waker
 from poolinject._worker.control import SIZE as CONTROL_SIZE
@@ -36,10 +36,31 @@ MOST_BUFFERS = 64  # in one system call
 READ, WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
 
 
+REMEDIES = {
+    errno.EMFILE: "Ask for fewer, or raise ulimit -n",
+    errno.ENFILE: "Ask for fewer, or raise ulimit -n",
+    errno.ENOMEM: "Ask for fewer, or raise ulimit -v",
+}
+
+
 def _span() -> int:
-    """Give the size of an arena: a small one where the address space of processes is limited."""
-    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
-    return SPAN if limit == resource.RLIM_INFINITY else min(SPAN, SMALL_SPAN)
+    """Give the size of an arena: a small one where the address space of processes or the size of files is limited.
+
+    Raises:
+        BackendUnavailableError: If not even the control block may be as large as it is.
+    """
+    address_space, _ = resource.getrlimit(resource.RLIMIT_AS)
+    span = SPAN if address_space == resource.RLIM_INFINITY else min(SPAN, SMALL_SPAN)
+    file_size, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
+    if file_size == resource.RLIM_INFINITY:
+        return span
+    if file_size < CONTROL_SIZE:
+        remedy = (
+            f"files, and shared memory with them, may have {file_size} bytes at the most, and {CONTROL_SIZE} are "
+            "needed; raise ulimit -f, or use backend='thread'"
+        )
+        raise BackendUnavailableError("process", remedy)
+    return min(span, file_size - file_size % PLACES)
 
 
 class Peer:
@@ -48,8 +69,8 @@ class Peer:
     def __init__(self, setup: Setup, start_method: str, preload: Sequence[str]) -> None:
         self.setup = setup
         with contextlib.ExitStack() as passing, contextlib.ExitStack() as on_failure:
-            shared = []
-            for size in (CONTROL_SIZE, _span(), _span()):
+            shared, span = [], _span()
+            for size in (CONTROL_SIZE, span, span):
                 shared.append(shared_memory(size))
                 passing.callback(os.close, shared[-1])
             self.control = on_failure.enter_context(contextlib.closing(map_control(shared[0])))
@@ -148,8 +169,8 @@ class ProcessBackend(Backend):
             for worker_id in range(started):
                 self.end(worker_id, "kill")
             self.close()
-            if isinstance(error, OSError) and error.errno in {errno.EMFILE, errno.ENFILE}:
-                remedy = f"{error.strerror} after {started} of {workers} workers. Ask for fewer, or raise ulimit -n"
+            if isinstance(error, OSError) and error.errno in REMEDIES:
+                remedy = f"{error.strerror} after {started} of {workers} workers. {REMEDIES[error.errno]}"
                 raise BackendUnavailableError("process", remedy) from error
             raise
         return workers

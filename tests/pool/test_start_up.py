@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import os
 import re
@@ -20,6 +21,7 @@ import fastapi
 import pytest
 
 from poolinject import (
+    BackendUnavailableError,
     Depends,
     Failure,
     InjectedPool,
@@ -30,6 +32,7 @@ from poolinject import (
     WorkerContext,
 )
 from poolinject._scheduling.driver import Driver
+from poolinject._worker.control import Control
 from tests.conftest import Kind
 from tests.resources import check_nothing_left, resources
 
@@ -224,6 +227,37 @@ def test_too_few_files_are_said_to_be_the_reason(tmp_path: Path) -> None:
         done.stdout,
     )
     assert not done.stderr
+
+
+def test_a_limit_on_the_size_of_files_is_heeded(tmp_path: Path) -> None:
+    """Shared memory counts as a file; what does not fit goes through the socket. Where nothing does, that is said."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import resource\n"
+        "from poolinject import BackendUnavailableError, InjectedPool\n"
+        "for size in (500_000_000, 1 << 20, 100_000):\n"
+        "    resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))\n"
+        "    with InjectedPool(2) as pool:\n"
+        "        try:\n"
+        "            pool.map(len, [bytes(200_000)] * 20)\n"
+        "            print(sum(map(len, pool.map(bytes, [300_000] * 20))))\n"
+        "        except BackendUnavailableError as error:\n"
+        "            print(error)\n"
+    )
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=PATIENCE, check=False)
+    assert re.search(r"^6000000\n6000000\n.* 100000 bytes at the most.*raise ulimit -f", done.stdout)
+    assert not done.stderr
+
+
+def test_too_little_memory_is_said_to_be_the_reason(process: Kind, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As too few files are."""
+
+    def refuse(_fd: int) -> Control:
+        raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+
+    monkeypatch.setattr("poolinject.backends.process.map_control", refuse)
+    with process.pool() as pool, pytest.raises(BackendUnavailableError, match=r"after 0 of 2 workers.*ulimit -v"):
+        pool.map(abs, [-1])
 
 
 @pytest.mark.parametrize("moment", ["before", "while"])
