@@ -7,6 +7,7 @@ process that the user's code forked, would hide that; a copy of the worker's own
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import socket
 import threading
@@ -14,6 +15,7 @@ from collections.abc import Iterator
 
 from poolinject._transport.quiet_socket import QuietSocket
 
+FIRST_OTHER = 3  # number of a file that is none of the standard ones
 _private_fds: set[int] = set()
 _fork_lock = threading.Lock()
 
@@ -34,10 +36,20 @@ def unregister_private_fd(fd: int) -> None:
 def private_socketpair() -> tuple[socket.socket, socket.socket]:
     """Make a registered pair of sockets; no worker forked at the same time can inherit it."""
     with _fork_lock:
-        ours, theirs = (QuietSocket(end.detach()) for end in socket.socketpair())
+        ours, theirs = (QuietSocket(beyond_stdio(end.detach())) for end in socket.socketpair())
         for end in (ours, theirs):
             register_private_fd(end.fileno())
     return ours, theirs
+
+
+def beyond_stdio(fd: int) -> int:
+    """Move a file that has the number of a standard one, which the program has closed: C code may still print there."""
+    if fd >= FIRST_OTHER:
+        return fd
+    try:
+        return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, FIRST_OTHER)
+    finally:
+        os.close(fd)
 
 
 def close_private(*ends: socket.socket) -> None:

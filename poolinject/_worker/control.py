@@ -20,6 +20,7 @@ import tempfile
 
 from poolinject._transport.codec import Mark
 from poolinject._transport.payloads import Arena
+from poolinject._transport.private_files import beyond_stdio
 
 SLOTS = 4096  # chunks in flight to one worker, at the most
 BEGIN, FILLED = 3 * SLOTS, 3 * SLOTS + 1  # words: where the entries of the journal begin, and end
@@ -109,6 +110,7 @@ def shared_memory(size: int) -> int:
     else:
         with tempfile.TemporaryFile() as file:
             fd = os.dup(file.fileno())
+    fd = beyond_stdio(fd)
     try:
         os.fchmod(fd, 0o600)
         os.ftruncate(fd, size)

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from importlib import import_module
 from typing import NoReturn
 
+from poolinject._transport.private_files import FIRST_OTHER
 from poolinject._worker.lifecycle import end_process, flush_stdio
 
 UNKNOWN = 255
@@ -72,6 +73,13 @@ def fork() -> int:
     return os.fork()
 
 
+def fill_stdio() -> None:
+    """Open the null device where a standard file is closed; else the next file would be that, and be printed to."""
+    while (fd := os.open(os.devnull, os.O_RDWR)) < FIRST_OTHER:
+        os.set_inheritable(fd, True)  # noqa: FBT003 - takes no keyword
+    os.close(fd)
+
+
 def reset_signals() -> None:
     """Ignore SIGINT, which a terminal sends to the whole group; give others what they are in a fresh interpreter."""
     signal.set_wakeup_fd(-1)
@@ -118,6 +126,7 @@ class _ParentWatch:
 
 def boot() -> None:
     """Run the entry in a fresh interpreter, which then ends as any program does."""
+    fill_stdio()
     entry, (connection_fd, caller, path_length) = sys.argv[1], map(int, sys.argv[2:5])
     del sys.argv[: 5 + path_length]
     os.set_inheritable(connection_fd, False)  # noqa: FBT003 - takes no keyword
@@ -129,6 +138,7 @@ def become_worker(entry: str, connection_fd: int, leave_behind: Callable[[], Non
     """Run the entry in a forked process and end it; nothing returns or rises into the stack that forked."""
     failure: BaseException | None = None
     try:
+        fill_stdio()
         leave_behind()
         reset_signals()
         contextvars.Context().run(find_entry(entry, os.getppid()), connection_fd)
