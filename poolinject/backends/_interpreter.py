@@ -66,12 +66,19 @@ def folder() -> str | None:
 
 
 def absolute_path() -> list[str]:
-    """Give the import path with its relative entries fixed to the present folder."""
+    """Give the import path with its relative entries fixed: to where modules were found, or to the present folder."""
     entries: list[object] = list(sys.path)  # programs put other things there, too
-    texts = [entry for entry in entries if isinstance(entry, str) and "\0" not in entry]
+    texts = [_found_at(entry) for entry in entries if isinstance(entry, str) and "\0" not in entry]
     with contextlib.suppress(OSError):
         return [os.path.abspath(entry) for entry in texts]  # noqa: PTH100 - "" is the present folder
     return texts
+
+
+def _found_at(entry: str) -> str:
+    """Give the folder that stands for a relative entry since the first import from it, whatever the present one is."""
+    finder = None if entry.startswith(os.sep) else sys.path_importer_cache.get(entry)
+    path = getattr(finder, "path", None)
+    return path if isinstance(path, str) else entry
 
 
 def arguments() -> list[str]:

@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -136,6 +137,23 @@ def test_worker_sees_the_surroundings_of_the_caller(
     assert told["environ"] == {key: value for key, value in os.environ.items() if key != "COVERAGE_PROCESS_CONFIG"}
     assert [os.path.abspath(entry) for entry in told["path"]] == [os.path.abspath(entry) for entry in sys.path]  # noqa: PTH100
     assert [first.end(), second.end()] == [0, 0]
+
+
+@pytest.mark.parametrize("fresh", ["forkserver", "spawn"])
+def test_relative_entry_of_the_path_stays_what_it_was(
+    fresh: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A module that the caller has found there is found by a worker, also after the folder was changed."""
+    folder = tmp_path / f"modules_{fresh}"
+    folder.mkdir()
+    (folder / f"found_by_{fresh}.py").touch()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [folder.name, *sys.path])
+    import_module(f"found_by_{fresh}")
+    monkeypatch.chdir("/")
+    worker = Started(fresh)
+    assert worker.ask("tell")["path"][0] == str(folder)
+    assert worker.end() == 0
 
 
 def test_worker_is_shielded_from_the_terminal(method: str) -> None:
