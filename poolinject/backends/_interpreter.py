@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import os
+import resource
 import signal
 import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
+from typing import TypeAlias
 
 from poolinject._transport.private_files import close_private, private_socketpair
 from poolinject.backends._boot import BOOT
 from poolinject.backends._worker_process import WorkerProcess, watch
+
+Legacy: TypeAlias = tuple[object, ...]
+LIMITS = [getattr(resource, name) for name in dir(resource) if name.startswith("RLIMIT_")]
 
 
 def spawn(connection: socket.socket, entry: str) -> WorkerProcess:
@@ -55,6 +61,22 @@ def interrupts_blocked() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def legacy() -> Legacy:
+    """Give what a process only ever inherits: its user and groups, its mask for the modes of files, its limits."""
+    users_and_groups = (os.getresuid(), os.getresgid()) if hasattr(os, "getresuid") else (os.getuid(), os.geteuid())
+    limits = tuple(resource.getrlimit(limit) for limit in LIMITS)
+    return (*users_and_groups, os.getgid(), os.getegid(), tuple(os.getgroups()), _umask(), limits)
+
+
+def _umask() -> str:
+    """Give the mask as the system tells it; a look by ``os.umask`` would change it for other threads meanwhile."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/self/status").read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("Umask:"):
+                return line
+    return ""
 
 
 def folder() -> str | None:

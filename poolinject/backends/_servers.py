@@ -1,9 +1,9 @@
 """The fork server of this caller and the template forked from it. Runs in the caller.
 
-The server is started with the first worker and stays. The newest template stays, too, and is used again while its
-modules, their files and the surroundings are what they were: otherwise the next worker gets a new one, and what the
-modules read when they are imported is never out of date. Modules that no process could be forked with are left to
-the workers to import.
+The server is started with the first worker and stays, as long as the caller has the same rights and limits. The newest
+template stays, too, and is used again while its modules, their files and the surroundings are what they were: otherwise
+the next worker gets a new one, and what the modules read when they are imported is never out of date. Modules that no
+process could be forked with are left to the workers to import.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from poolinject._transport.private_files import close_private, private_socketpai
 from poolinject.backends._boot import RECORD
 from poolinject.backends._forkserver import ACCEPTED, SERVER_ENTRY, Request
 from poolinject.backends._imports import FIT, TASKS, UNFIT
-from poolinject.backends._interpreter import absolute_path, arguments, folder, spawn
+from poolinject.backends._interpreter import Legacy, absolute_path, arguments, folder, legacy, spawn
 from poolinject.backends._worker_process import WorkerProcess
 from poolinject.errors import BackendUnavailableError
 
@@ -36,6 +36,7 @@ class Server(NamedTuple):
 
     process: WorkerProcess
     control: socket.socket
+    legacy: Legacy
 
     def let_go(self) -> None:
         """Close the stream; it ends when nobody waits for a worker of its any more."""
@@ -118,7 +119,7 @@ def _make_template(server: Server, imports: Request) -> Server | None:
         if process is None:
             _forget(server)
             return None
-        made = Server(process, control)
+        made = Server(process, control, server.legacy)
         if _import(made, imports) == FIT:
             _template = Template(imports, made)
             return made
@@ -203,14 +204,18 @@ def _left(deadline: float) -> float:
 
 
 def _running_server() -> Server:
-    """Give the server of this caller; a dead one is replaced. Needs the lock."""
+    """Give the server of this caller; a dead one, or one from before a change of the caller's, is replaced.
+
+    Needs the lock.
+    """
     global _server  # noqa: PLW0603 - one server for each process is the point
-    if _server is not None and _server.process.poll() is not None:
+    present = legacy()
+    if _server is not None and (_server.process.poll() is not None or _server.legacy != present):
         stop_server()
     if _server is None:
         control, theirs = private_socketpair()
         try:
-            _server = Server(spawn(theirs, SERVER_ENTRY), control)
+            _server = Server(spawn(theirs, SERVER_ENTRY), control, present)
         except BaseException:
             close_private(control)
             raise

@@ -249,6 +249,29 @@ def test_a_limit_on_the_size_of_files_is_heeded(tmp_path: Path) -> None:
     assert not done.stderr
 
 
+def test_rights_that_the_caller_gave_up_are_gone_for_the_next_pool(tmp_path: Path) -> None:
+    """As are its old limits; nothing is left of the process that the first pool started."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import os, resource\n"
+        "from poolinject import InjectedPool\n"
+        "def tell(item):\n"
+        "    os.umask(mask := os.umask(0o077))\n"
+        "    return os.getgroups(), mask, resource.getrlimit(resource.RLIMIT_CORE)\n"
+        "with InjectedPool(1) as pool:\n"
+        "    assert pool.map(tell, [0]) == [tell(0)]\n"
+        "changes = [lambda: os.umask(0o027), lambda: resource.setrlimit(resource.RLIMIT_CORE, (0, 0))]\n"
+        "if os.getuid() == 0:\n"
+        "    changes.append(lambda: os.setgroups([12345]))\n"
+        "for change in changes:\n"
+        "    change()\n"
+        "    with InjectedPool(1) as pool:\n"
+        "        assert pool.map(tell, [0]) == [tell(0)]\n"
+    )
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=PATIENCE, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_too_little_memory_is_said_to_be_the_reason(process: Kind, monkeypatch: pytest.MonkeyPatch) -> None:
     """As too few files are."""
 
