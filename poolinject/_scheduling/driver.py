@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import signal
 import threading
 import time
@@ -59,7 +60,7 @@ class Driver:
         self.started, self.over = threading.Event(), threading.Event()
         self.stepping_on: int | None = None  # the thread that is in ``step``
         self.after_step: Callable[[], None] | None = None  # what a signal handler put off to the end of it
-        self.inline = backend.capabilities.runs_in_caller
+        self.inline, self._pid = backend.capabilities.runs_in_caller, os.getpid()  # a forked process is another caller
         self._warm, self._to_warm = tuple(warm), set(range(workers)) if warm else set()
         self._inbox: deque[Callable[[], None]] = deque()
         self._shutdown: Shutdown | None = None
@@ -107,7 +108,7 @@ class Driver:
     @property
     def alive(self) -> bool:
         """Whether outcomes can still come."""
-        return not self.over.is_set() and (self.inline or self._thread.is_alive())
+        return not self.over.is_set() and (os.getpid() == self._pid if self.inline else self._thread.is_alive())
 
     @property
     def is_current_thread(self) -> bool:

@@ -101,6 +101,11 @@ class ChunkRunner:
         """Begin to watch the items of a function."""
         return Conduct(self._cost.call, self._runtime.worker.generation, plan)
 
+    @property
+    def is_at_work(self) -> bool:
+        """Whether there is a chunk in progress."""
+        return self._work is not None
+
     def terminate(self) -> None:
         """Start no further item."""
         self.terminated = True

@@ -20,15 +20,15 @@ class Original:
 
     Attributes:
         is_copy: Whether it is not.
+        is_at_work: Asked after a fork; if not, what was forked is none of the worker's business.
         on_copy: Called in the copy, in the middle of the user's code.
     """
 
-    def __init__(self, *, watched: bool = True) -> None:
-        """Watch for forks; without *watched* a copy counts as the original."""
+    def __init__(self) -> None:
         self.is_copy = False
-        self.on_copy: Callable[[], None] | None = None
-        if watched:
-            _watched.add(self)
+        self.is_at_work: Callable[[], bool] = _always
+        self.on_copy: Callable[[], None] = _nothing
+        _watched.add(self)
 
     def end_copy(self, error: BaseException | None = None) -> None:
         """End this process if it is a copy; the user's code came back with that error, or well."""
@@ -38,9 +38,17 @@ class Original:
 
 def _tell_in_forked_process() -> None:
     for original in list(_watched):
-        original.is_copy = True
-        if original.on_copy is not None:
+        if original.is_at_work():
+            original.is_copy = True
             original.on_copy()
+
+
+def _always() -> bool:
+    return True
+
+
+def _nothing() -> None:
+    return
 
 
 os.register_at_fork(after_in_child=_tell_in_forked_process)

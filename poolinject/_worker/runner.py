@@ -46,7 +46,9 @@ class Runner:
         self.runtime, self._send = runtime, send
         self._wake = wake or _nobody  # whoever looks in; once there is something to see, or it might fall asleep
         self._functions: dict[int, Loaded] = {}
-        self._original = original or Original(watched=not interruptible)  # who runs items in the caller may go on
+        self._original = original or Original()
+        if interruptible:  # else the caller itself may fork, and go on
+            self._original.is_at_work = self._is_at_work
         self._chunks = ChunkRunner(
             runtime,
             control,
@@ -100,6 +102,9 @@ class Runner:
             self._tasks.cancel()
             self.finish()
             raise interrupt
+
+    def _is_at_work(self) -> bool:
+        return self._chunks.is_at_work or self._tasks.is_active
 
     @property
     def has_tasks(self) -> bool:

@@ -8,13 +8,13 @@ import os
 import stat
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import ModuleType
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
 
-from poolinject import InjectedPool
+from poolinject import Depends, InjectedPool
 from tests.conftest import Kind
 from tests.pool.ledger import note
 
@@ -110,9 +110,12 @@ def test_a_child_of_a_quick_item_ends(process: Kind, ledger: ModuleType) -> None
 
 
 @ends
-def test_a_child_of_a_thread_ends_too(ledger: ModuleType, end: Callable[[int], Any], status: int) -> None:
-    """Though the program has no process for its items."""
-    with InjectedPool(1, backend="thread") as pool:
+@pytest.mark.parametrize("backend", ["thread", "inline"])
+def test_a_child_of_the_caller_ends_too(
+    backend: str, ledger: ModuleType, end: Callable[[int], Any], status: int
+) -> None:
+    """Where the program has no process for its items."""
+    with InjectedPool(1, backend=backend) as pool:
         assert pool.map(fork_once, [(number, end) for number in range(ITEMS)])[7] == status
         assert len(ledger.texts()) == ITEMS
 
@@ -161,3 +164,29 @@ def test_a_child_cannot_reach_the_caller(start: Kind) -> None:
     """The worker's files are none of its."""
     with start.pool(1) as pool:
         assert pool.map(write_into_files, range(5)) == list(range(5))
+
+
+def open_resource() -> Iterator[int]:
+    """Note who closes it."""
+    yield 0
+    note("closed")
+
+
+def use_resource(item: int, resource: Annotated[int, Depends(open_resource, lifetime="pool")]) -> int:
+    """Use what outlives the item."""
+    return item + resource
+
+
+def test_a_child_of_the_caller_closes_nothing(backend: Kind, ledger: ModuleType) -> None:
+    """When it ends, or shuts the pool down; both belong to the caller."""
+    pool = backend.pool(1)
+    assert pool.map(use_resource, range(5)) == list(range(5))
+    pid = _fork()
+    if pid == 0:
+        pool.shutdown()
+        os._exit(0)
+    assert os.waitpid(pid, 0)[1] == 0
+    assert ledger.count("closed") == 0
+    assert pool.map(use_resource, range(5)) == list(range(5))
+    pool.shutdown()
+    assert [entry.pid == os.getpid() for entry in ledger.read()] == [not backend.has_processes]
