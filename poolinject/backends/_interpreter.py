@@ -16,13 +16,19 @@ from typing import TypeAlias
 from poolinject._transport.private_files import close_private, private_socketpair
 from poolinject.backends._boot import BOOT
 from poolinject.backends._worker_process import WorkerProcess, watch
+from poolinject.errors import BackendUnavailableError
 
 Legacy: TypeAlias = tuple[object, ...]
 LIMITS = [getattr(resource, name) for name in dir(resource) if name.startswith("RLIMIT_")]
 
 
 def spawn(connection: socket.socket, entry: str) -> WorkerProcess:
-    """Run the entry in a fresh interpreter that gets *connection*."""
+    """Run the entry in a fresh interpreter that gets *connection*.
+
+    Raises:
+        BackendUnavailableError: If there is no interpreter.
+    """
+    executable = _executable()
     flags: list[str] = subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined] # noqa: SLF001
     fd, path = connection.fileno(), absolute_path()
     boot = ["-c", BOOT, entry, str(fd), str(os.getpid()), str(len(path)), *path, *arguments()]
@@ -30,7 +36,7 @@ def spawn(connection: socket.socket, entry: str) -> WorkerProcess:
     try:
         with interrupts_blocked():
             process = subprocess.Popen(  # noqa: S603
-                [_executable(), *flags, *boot],
+                [executable, *flags, *boot],
                 stdin=subprocess.DEVNULL,
                 pass_fds=(fd,),
                 cwd=None if folder() else os.sep,  # Python 3.13.0 does not start in a folder that is gone
@@ -46,7 +52,14 @@ def spawn(connection: socket.socket, entry: str) -> WorkerProcess:
 def _executable() -> str:
     """Give the interpreter, or what ``multiprocessing.set_executable`` has put in its place."""
     spawning = sys.modules.get("multiprocessing.spawn")
-    return os.fsdecode((spawning.get_executable() if spawning else sys.executable) or "")
+    executable = os.fsdecode((spawning.get_executable() if spawning else sys.executable) or "")
+    if executable == sys.executable and getattr(sys, "frozen", False):
+        found = "a frozen program would only start itself again"
+    elif not executable:
+        found = "sys.executable names no interpreter that could be started"
+    else:
+        return executable
+    raise BackendUnavailableError("process", f"{found}; use start_method='fork', or backend='thread'")
 
 
 @contextlib.contextmanager

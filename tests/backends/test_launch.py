@@ -349,6 +349,20 @@ def test_interpreter_that_is_missing_is_an_error(monkeypatch: pytest.MonkeyPatch
             Started(name)
 
 
+@pytest.mark.usefixtures("_fresh_server")
+@pytest.mark.parametrize("fresh", ["forkserver", "spawn"])
+def test_frozen_program_is_not_started_again(fresh: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is no interpreter; one that ``multiprocessing`` was told of is."""
+    monkeypatch.setattr(sys, "frozen", True, raising=False)
+    with pytest.raises(BackendUnavailableError, match=r"start itself again; use start_method='fork'"):
+        Started(fresh)
+    assert Started("fork").end() == 0
+    monkeypatch.setattr("multiprocessing.spawn.get_executable", lambda: sys.executable + "3")
+    monkeypatch.setattr(subprocess, "Popen", lambda command, **_: pytest.fail(command[0]))
+    with pytest.raises(pytest.fail.Exception, match="python3"):
+        Started(fresh)
+
+
 def _open_files() -> int:
     """Count the files of this process once the reporters of ended workers are gone."""
     server = f"poolinject-wait-{_server().pid}" if _servers._server else ""
