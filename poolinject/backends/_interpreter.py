@@ -18,6 +18,7 @@ from poolinject.backends._boot import BOOT
 from poolinject.backends._worker_process import WorkerProcess, watch
 from poolinject.errors import BackendUnavailableError
 
+MOST_BYTES = 1 << 17  # of an argument, with the byte at its end
 Legacy: TypeAlias = tuple[object, ...]
 LIMITS = [getattr(resource, name) for name in dir(resource) if name.startswith("RLIMIT_")]
 
@@ -103,7 +104,7 @@ def folder() -> str | None:
 def absolute_path() -> list[str]:
     """Give the import path with its relative entries fixed: to where modules were found, or to the present folder."""
     entries: list[object] = list(sys.path)  # programs put other things there, too
-    texts = [_found_at(entry) for entry in entries if isinstance(entry, str) and "\0" not in entry]
+    texts = [_found_at(entry) for entry in entries if isinstance(entry, str) and _can_travel(entry)]
     with contextlib.suppress(OSError):
         return [os.path.abspath(entry) for entry in texts]  # noqa: PTH100 - "" is the present folder
     return texts
@@ -117,5 +118,16 @@ def _found_at(entry: str) -> str:
 
 
 def arguments() -> list[str]:
-    """Give the arguments of the program as texts."""
-    return [str(argument) for argument in getattr(sys, "argv", ())]
+    """Give the arguments of the program as texts; one that cannot travel is empty, since workers can do without."""
+    given: object = getattr(sys, "argv", None)
+    texts = map(str, given) if isinstance(given, list) else ()
+    return [text if _can_travel(text) else "" for text in texts]
+
+
+def _can_travel(text: str) -> bool:
+    """Tell whether the system takes a text as an argument."""
+    try:
+        data = os.fsencode(text)
+    except UnicodeEncodeError:  # a surrogate that stands for no byte
+        return False
+    return b"\0" not in data and len(data) < MOST_BYTES

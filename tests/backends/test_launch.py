@@ -139,6 +139,38 @@ def test_worker_sees_the_surroundings_of_the_caller(
     assert [first.end(), second.end()] == [0, 0]
 
 
+STRANGE = ["\0", "\ud800", "x" * (1 << 17)]
+
+
+@pytest.mark.usefixtures("_fresh_server")
+@pytest.mark.parametrize("fresh", ["forkserver", "spawn"])
+@pytest.mark.parametrize(
+    ("argv", "told"),
+    [(None, []), ((), []), (["me.py", 7, *STRANGE, "last"], ["me.py", "7", "", "", "", "last"])],
+)
+def test_arguments_that_cannot_travel_are_no_obstacle(
+    fresh: str, argv: object, told: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Programs put anything there; the others keep their places. Such entries of the path are left out."""
+    monkeypatch.setattr(sys, "argv", argv)
+    monkeypatch.setattr(sys, "path", [*STRANGE, *sys.path])
+    worker = Started(fresh)
+    answer = worker.ask("tell")
+    assert answer["argv"] == told
+    assert not {"", *STRANGE} & set(answer["path"])
+    assert worker.end() == 0
+
+
+@pytest.mark.parametrize("name", [None, ""])
+@pytest.mark.parametrize("fresh", ["forkserver", "spawn"])
+@pytest.mark.usefixtures("_fresh_server")
+def test_interpreter_without_a_name_is_an_error(fresh: str, name: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As Python has it where it is embedded in another program."""
+    monkeypatch.setattr("multiprocessing.spawn.get_executable", lambda: name)
+    with pytest.raises(BackendUnavailableError, match=r"sys\.executable names no interpreter"):
+        Started(fresh)
+
+
 @pytest.mark.parametrize("fresh", ["forkserver", "spawn"])
 def test_relative_entry_of_the_path_stays_what_it_was(
     fresh: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
