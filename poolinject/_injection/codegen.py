@@ -15,7 +15,6 @@ provider and the generators that are open there. There are four forms:
 
 from __future__ import annotations
 
-import copy
 import functools
 import hashlib
 import keyword
@@ -23,6 +22,7 @@ import linecache
 import re
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
+from poolinject._injection.defaults import own_spares, spread
 from poolinject._injection.generators import Stage
 from poolinject._injection.plan import Constant, Fetch, FromContext, FromItem, FromScopes, FromStep, Step
 
@@ -176,7 +176,7 @@ class _Writer:
             self.emit(f"about = ItemContext({index}, item, attempt, worker.worker_id)")
         if plan.call == "starmap" and not plan.variadic:
             self.stage("call", None, [])
-            self.constants["spread"] = functools.partial(spread, plan.name, plan.required, plan.spares)
+            self.constants["spread"] = functools.partial(spread, plan.name, plan.required, own_spares(plan))
             names = "".join(f"i{position}, " for position in range(len(plan.leading)))
             if names:
                 self.emit(f"{names.rstrip()} = item if len(item) == {len(plan.leading)} else spread(item)")
@@ -294,24 +294,3 @@ RESERVED = frozenset(OWN_NAMES.split())
 def is_reserved(name: str) -> bool:
     """Tell whether generated code uses a name for something of its own; slots are called v0, g0, i0 and so on."""
     return name in RESERVED or (name[:1] in "vgi" and name[1:].isdecimal())
-
-
-def spread(name: str, required: int, spares: tuple[Constant, ...], item: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Fill a tuple that is shorter than the parameters with their defaults.
-
-    Raises:
-        TypeError: If it is too short or too long.
-    """
-    most = required + len(spares)
-    if not required <= len(item) <= most:
-        takes = str(most) if required == most else f"{required} to {most}"
-        message = f"{name}() takes {takes} positional arguments but the item has {len(item)}"
-        raise TypeError(message)
-    return (*item, *(default_of(spare) for spare in spares[len(item) - required :]))
-
-
-def default_of(constant: Constant) -> Any:
-    """Give the value of a default for one call."""
-    if constant.fresh == "factory":
-        return constant.value()
-    return copy.deepcopy(constant.value) if constant.fresh == "copy" else constant.value

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from fastapi.security import SecurityScopes
 
 from poolinject._injection import generators
-from poolinject._injection.codegen import default_of
+from poolinject._injection.defaults import default_of
 from poolinject._injection.plan import Constant, Fetch, FromContext, FromScopes, FromStep, Step
 
 if TYPE_CHECKING:

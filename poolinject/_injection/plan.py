@@ -43,6 +43,12 @@ class Constant(NamedTuple):
     fresh: Literal["same", "copy", "factory"]
 
 
+class OwnDefault(NamedTuple):
+    """What the function itself has as a default, read off it where it runs: a copy that was sent is another object."""
+
+    name: str
+
+
 class FromContext(NamedTuple):
     """An ``ItemContext`` or ``WorkerContext``."""
 
@@ -115,7 +121,7 @@ class Plan(NamedTuple):
     item_inside: bool
     required: int
     variadic: bool
-    spares: tuple[Constant, ...]
+    spares: tuple[Constant | OwnDefault, ...]
     steps: tuple[Step | Fetch, ...]
     shared: tuple[Shared, ...]
     arguments: tuple[Argument, ...]

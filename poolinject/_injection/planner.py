@@ -13,14 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 from fastapi import params
 from fastapi.security import SecurityScopes
-from pydantic.fields import FieldInfo
 
-from poolinject._injection import validation
+from poolinject._injection import defaults, validation
 from poolinject._injection.plan import (
     Argument,
     Branch,
     Call,
-    Constant,
     Fetch,
     FromContext,
     FromItem,
@@ -136,7 +134,7 @@ class Draft:
         rest = [parameter for parameter in parameters or () if inside or parameter not in leading]
         in_place = not variadic or call == "broadcast" or (call == "map" and bool(leading))
         arguments, branches = self.arguments(rest, site, in_place=in_place)
-        spares = tuple(_constant(parameter.default) for parameter in leading if parameter.default is not EMPTY)
+        spares = tuple(defaults.spare(parameter) for parameter in leading if parameter.default is not EMPTY)
         return Plan(
             name=name_of(function),
             call=call,
@@ -193,7 +191,7 @@ class Draft:
             else:
                 source = self.plain(parameter, below)
             only_by_position = parameter.kind is parameter.kind.POSITIONAL_ONLY
-            is_passed = only_by_position or not _is_own_default(source, parameter)
+            is_passed = only_by_position or not defaults.is_left_to_python(source, parameter)
             in_place = in_place and is_passed and parameter.by_position
             if is_passed:
                 arguments.append(Argument(None if only_by_position or in_place else parameter.name, source))
@@ -225,7 +223,7 @@ class Draft:
             return FromItem(self.leading.index(parameter.name))
         if parameter.default is EMPTY:
             raise validation.nothing_fills(parameter, site.path, self.leading)
-        return _constant(parameter.default)
+        return defaults.constant(parameter.default)
 
     def depend(self, depends: params.Depends, annotation: object, site: Site) -> tuple[Source, Branch]:
         """Plan one use of a dependency and everything below it that is not there yet."""
@@ -325,17 +323,6 @@ def _leading(parameters: tuple[Declared, ...] | None, call: Call) -> list[Declar
         if leading and call == "map":
             break
     return leading
-
-
-def _constant(default: Any) -> Constant:
-    factory = getattr(default, "default_factory", None)
-    if isinstance(default, FieldInfo) and factory is not None:
-        return Constant(factory, "factory")
-    return Constant(default, "copy" if validation.needs_copy(default) else "same")
-
-
-def _is_own_default(source: Source, parameter: Declared) -> bool:
-    return isinstance(source, Constant) and source.fresh == "same" and parameter.own_default
 
 
 def _closing(use: tuple[Hashable, ...]) -> str:

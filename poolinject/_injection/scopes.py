@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 from fastapi.security import SecurityScopes
 
 from poolinject._injection import generators
-from poolinject._injection.codegen import default_of
 from poolinject._injection.contexts import enter
+from poolinject._injection.defaults import default_of
 from poolinject._injection.plan import Constant, FromContext, FromScopes, FromShared
 
 if TYPE_CHECKING:

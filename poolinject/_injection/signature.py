@@ -68,6 +68,11 @@ def name_of(call: object) -> str:
     return name.rpartition("<locals>.")[2]
 
 
+def is_a(value: object, *classes: type) -> bool:
+    """Do as ``isinstance``, by the type alone: a lazy object, say Django's settings, may raise when asked its class."""
+    return issubclass(type(value), classes)
+
+
 def without_partial(call: object) -> Any:
     """Take every ``functools.partial`` off."""
     while isinstance(call, functools.partial):
@@ -149,10 +154,10 @@ def _declare(parameter: inspect.Parameter, names: _Names, taken: str | None) -> 
         depends = [extra for extra in extras if isinstance(extra, params.Depends)]
         if default is EMPTY:
             default = _default_of_markers(extras)
-    if isinstance(default, params.Depends):
+    if is_a(default, params.Depends):
         depends.append(default)
         default = EMPTY
-    elif isinstance(default, FieldInfo):
+    elif is_a(default, FieldInfo):
         default = _default_of_markers([default])
     if isinstance(annotation, (str, typing.ForwardRef)):
         annotation = names.evaluate(getattr(annotation, "__forward_arg__", annotation))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import inspect
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -25,7 +24,6 @@ if TYPE_CHECKING:
 
 CONTEXTS = (ItemContext, WorkerContext, SecurityScopes)
 OF_A_REQUEST = (HTTPConnection, Response, BackgroundTasks)  # HTTPConnection: base of Request and WebSocket
-ATOMS = (type(None), bool, int, float, complex, str, bytes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,13 +177,3 @@ def refuse_cycle(who: Hashable, stack: tuple[Hashable, ...], path: tuple[str, ..
     if who in stack:
         problem = "the providers depend on each other in a circle"
         raise DependencyCycleError(path, problem, "Take one of these dependencies out")
-
-
-def needs_copy(default: object) -> bool:
-    """Tell whether each call must get its own copy of a default; what cannot be copied is shared."""
-    if isinstance(default, ATOMS):
-        return False
-    try:
-        return copy.deepcopy(default) is not default
-    except Exception:  # noqa: BLE001 - a lock, a socket: whatever its class raises
-        return False

@@ -6,6 +6,7 @@ It is slow, and everything runs in one coroutine: no host, no owner task, no con
 from __future__ import annotations
 
 import copy
+import inspect
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,7 @@ from poolinject._injection.plan import (
     FromScopes,
     FromShared,
     FromStep,
+    OwnDefault,
     Plan,
     Shared,
     Step,
@@ -171,7 +173,13 @@ class Frame:
         if self.plan.call != "starmap":
             return [self.item]
         given = len(self.item) - self.plan.required
-        return [*self.item, *(value_of(spare) for spare in self.plan.spares[given:])]
+        return [*self.item, *(self.spare(spare) for spare in self.plan.spares[given:])]
+
+    def spare(self, spare: Constant | OwnDefault) -> Any:
+        """Give what stands for a member that the tuple leaves out."""
+        if isinstance(spare, OwnDefault):
+            return inspect.signature(self.plan.function).parameters[spare.name].default
+        return value_of(spare)
 
     def fill(self, argument: Argument) -> Any:
         """Give an argument of what is made for the item."""
