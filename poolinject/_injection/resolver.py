@@ -116,12 +116,16 @@ class Resolver:
             return generators.drive(open_scope.solving(plan), runtime.host.run)
 
         open_scope = OpenScope(self._next(item), self._worker, shared)
-        error: BaseException | None = None
         try:
             yield ItemScope(get)
-        except BaseException as raised:  # noqa: BLE001 - the generators see it, then it goes on
-            error = raised
-        _go_on(generators.drive(open_scope.closing(error), runtime.host.run), error)
+        except BaseException as error:
+            outcome = generators.drive(open_scope.closing(error), runtime.host.run)
+            if outcome is error:
+                raise
+        else:
+            outcome = generators.drive(open_scope.closing(None), runtime.host.run)
+        if outcome is not None:
+            _raise_as_it_is(outcome)
 
     def call(self, func: Provider, item: Any = None) -> Any:
         """Call a function for one item, its dependencies filled, in a copy of the current context."""
@@ -135,7 +139,7 @@ class Resolver:
         self._index = index + 1
         outcome = copy_context().run(bound, item, index, 1)
         if type(outcome) is generators.Failed:
-            raise outcome.error
+            _raise_as_it_is(outcome.error)
         return outcome
 
     def _bind(self, func: Provider) -> Call:
@@ -168,12 +172,16 @@ class Resolver:
             return await generators.drive_async(open_scope.solving(plan))
 
         open_scope = OpenScope(self._next(item), self._worker, runtime.fetching)
-        error: BaseException | None = None
         try:
             yield AsyncItemScope(get)
-        except BaseException as raised:  # noqa: BLE001 - the generators see it, then it goes on
-            error = raised
-        _go_on(await generators.drive_async(open_scope.closing(error)), error)
+        except BaseException as error:
+            outcome = await generators.drive_async(open_scope.closing(error))
+            if outcome is error:
+                raise
+        else:
+            outcome = await generators.drive_async(open_scope.closing(None))
+        if outcome is not None:
+            _raise_as_it_is(outcome)
 
     async def acall(self, func: Provider, item: Any = None) -> Any:
         """Do in async code as ``call`` does; ``func`` may be a coroutine function."""
@@ -187,7 +195,7 @@ class Resolver:
         self._index += 1
         outcome = await runtime.run(bound, item, self._index - 1)
         if type(outcome) is generators.Failed:
-            raise outcome.error
+            _raise_as_it_is(outcome.error)
         return outcome
 
     def _plan(self, call: Provider, kind: str) -> Plan:
@@ -256,9 +264,12 @@ def _exit(signum: int, _frame: object) -> NoReturn:
     raise SystemExit(128 + signum)
 
 
-def _go_on(outcome: BaseException | None, error: BaseException | None) -> None:
-    if outcome is not None:
-        raise outcome.with_traceback(outcome.__traceback__) from (None if outcome is error else outcome.__cause__)
+def _raise_as_it_is(error: BaseException) -> NoReturn:
+    context = error.__context__
+    try:
+        raise error  # which makes what is handled here its context
+    finally:
+        BaseException.__setattr__(error, "__context__", context)  # that of the class may refuse
 
 
 def _raise_together(failures: list[CleanupFailure]) -> None:
