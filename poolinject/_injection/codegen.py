@@ -236,7 +236,7 @@ class _Writer:
             if step.kind == "async generator":
                 self.emit(self.awaited(f"close_async(g{slot}, {name})"))
             else:
-                self.emit(f"for _ in g{slot}: did_not_stop({name})")
+                self.emit(f"for _ in g{slot}: did_not_stop(g{slot}, {name})")
 
     def awaited(self, call: str) -> str:
         return f"await {call}" if self.is_async else f"run({call})"

@@ -43,8 +43,15 @@ def did_not_yield(name: str) -> NoReturn:
     raise RuntimeError(message)
 
 
-def did_not_stop(name: str) -> NoReturn:
-    """Refuse a generator that yielded again where its cleanup was to end."""
+def did_not_stop(generator: Generator[Any, None, None], name: str) -> NoReturn:
+    """Refuse a generator that yielded again where its cleanup was to end, and close it before the outer ones."""
+    try:
+        _refuse_more(name)
+    finally:
+        generator.close()
+
+
+def _refuse_more(name: str) -> NoReturn:
     message = f"{name} didn't stop: it yielded more than once"
     raise RuntimeError(message)
 
@@ -59,8 +66,10 @@ async def open_async(generator: AsyncGenerator[Any, None], name: str) -> Any:
 async def close_async(generator: AsyncGenerator[Any, None], name: str) -> None:
     """Run the code after the ``yield``."""
     async for _ in generator:
-        await generator.aclose()
-        did_not_stop(name)
+        try:
+            _refuse_more(name)
+        finally:
+            await generator.aclose()
 
 
 def throw(generator: Generator[Any, None, None], error: BaseException) -> BaseException | None:
@@ -72,7 +81,10 @@ def throw(generator: Generator[Any, None, None], error: BaseException) -> BaseEx
         return _after(error, stop, traceback, swallowed=stop is not error)
     except BaseException as raised:  # noqa: BLE001 - passed on
         return _after(error, raised, traceback, swallowed=False)
-    generator.close()
+    try:
+        generator.close()
+    except BaseException as raised:  # noqa: BLE001 - passed on
+        return raised
     return RuntimeError("generator didn't stop after throw()")
 
 
@@ -85,7 +97,10 @@ async def throw_async(generator: AsyncGenerator[Any, None], error: BaseException
         return _after(error, stop, traceback, swallowed=stop is not error)
     except BaseException as raised:  # noqa: BLE001 - passed on
         return _after(error, raised, traceback, swallowed=False)
-    await generator.aclose()
+    try:
+        await generator.aclose()
+    except BaseException as raised:  # noqa: BLE001 - passed on
+        return raised
     return RuntimeError("generator didn't stop after athrow()")
 
 
@@ -136,8 +151,7 @@ def closing(generator: Any, name: str) -> Steps[None]:
         yield close_async(generator, name)
         return
     for _ in generator:
-        generator.close()
-        did_not_stop(name)
+        did_not_stop(generator, name)
 
 
 def opening(made: Any, kind: Kind, name: str) -> Steps[Any]:

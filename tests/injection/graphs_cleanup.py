@@ -112,6 +112,48 @@ def yielding_again_on_error(item: str, a: A, t: Annotated[int, Depends(gen_twice
     boom()
 
 
+def gen_twice_freed() -> Iterator[int]:
+    try:
+        yield 1
+        log("second")
+        yield 2
+    finally:
+        log("freed")
+
+
+def yielding_twice_is_freed(item: str, a: A, t: Annotated[int, Depends(gen_twice_freed)]) -> list[Any]:
+    return called(item, t)
+
+
+def gen_twice_not_freed() -> Iterator[int]:
+    try:
+        yield 1
+        log("second")
+        yield 2
+    except GeneratorExit:
+        boom(OtherBoom("cannot be freed"))
+
+
+def yielding_twice_is_not_freed(item: str, a: A, t: Annotated[int, Depends(gen_twice_not_freed)]) -> list[Any]:
+    return called(item, t)
+
+
+def gen_again_not_freed() -> Iterator[int]:
+    try:
+        yield 1
+    except Boom:
+        log("second")
+        try:
+            yield 2
+        finally:
+            boom(OtherBoom("cannot be freed"))
+
+
+def yielding_again_is_not_freed(item: str, a: A, t: Annotated[int, Depends(gen_again_not_freed)]) -> list[Any]:
+    called()
+    boom()
+
+
 def error_after_yield(item: str, a: A, e: Annotated[str, Depends(p.gen_failing_after_yield)], b: B) -> list[Any]:
     return called(item, e)
 
@@ -234,6 +276,20 @@ GRAPHS = (
         phase="cleanup",
     ),
     Graph("generator yields again on error", yielding_again_on_error, "a+ first call second a!RuntimeError?"),
+    Graph(
+        "generator yields twice and is freed at once",
+        yielding_twice_is_freed,
+        "a+ call second freed a!RuntimeError?",
+        compare="type",
+        phase="cleanup",
+    ),
+    Graph(
+        "generator yields twice and cannot be freed",
+        yielding_twice_is_not_freed,
+        "a+ call second a!OtherBoom",
+        phase="cleanup",
+    ),
+    Graph("generator yields again and cannot be freed", yielding_again_is_not_freed, "a+ call second a!OtherBoom"),
     Graph("error after yield", error_after_yield, "a+ after+ b+ call b- after- a!Boom", phase="cleanup"),
     Graph(
         "every cleanup runs",
