@@ -217,7 +217,7 @@ class _Writer:
         self.stage("call", None, self.opened(len(plan.steps)))
         if plan.call == "map" and (plan.leading or plan.variadic) and not plan.item_inside:
             item = ["item"]
-        elif plan.call == "starmap":
+        elif plan.call == "starmap" and not plan.item_inside:
             item = ["*item"] if plan.variadic else [f"i{position}" for position in range(len(plan.leading))]
         else:
             item = []

@@ -107,10 +107,10 @@ class Plan(NamedTuple):
     """Everything a worker needs to call ``function`` for an item.
 
     ``leading`` names the parameters that the item, or the members of its tuple, fill, in order. They come first in the
-    call, before ``arguments``; only where an injected parameter precedes the one that takes the item is the item one of
-    the ``arguments`` (``item_inside``). ``required`` is how many members a tuple must have at least; ``variadic`` says
-    that ``*args`` takes any number. ``spares`` fill the members that a shorter tuple leaves out. ``tree`` is what
-    ``explain`` draws.
+    call, before ``arguments``; only where an injected parameter precedes the one that takes the item, or where the
+    function takes nothing by position, is the item one of the ``arguments`` (``item_inside``). ``required`` is how many
+    members a tuple must have at least; ``variadic`` says that ``*args`` takes any number. ``spares`` fill the members
+    that a shorter tuple leaves out. ``tree`` is what ``explain`` draws.
     """
 
     name: str

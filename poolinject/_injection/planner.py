@@ -31,7 +31,7 @@ from poolinject._injection.plan import (
     Step,
 )
 from poolinject._injection.registry import Registry, identity, look_up
-from poolinject._injection.signature import EMPTY, Declared, declared_parameters, kind_of, name_of
+from poolinject._injection.signature import EMPTY, Declared, declared_parameters, kind_of, name_of, takes_only_keywords
 from poolinject._injection.signature import POSITIONAL as POSITIONAL_KINDS
 from poolinject._injection.traits import Traits
 from poolinject._injection.validation import Site
@@ -129,7 +129,9 @@ class Draft:
         self.leading = tuple(parameter.name for parameter in leading)
         if call == "map" and parameters is not None and not takes_item(parameters, leading):
             raise validation.takes_no_item(site.path)
-        inside = bool(leading) and leading[0] is not (parameters or leading)[0]
+        first = leading[0] if leading else None
+        by_name = first is not None and not first.by_position and takes_only_keywords(function)
+        inside = first is not None and (by_name or first is not (parameters or leading)[0])
         variadic = parameters is None or any(p.kind is p.kind.VAR_POSITIONAL for p in parameters)
         rest = [parameter for parameter in parameters or () if inside or parameter not in leading]
         in_place = not variadic or call == "broadcast" or (call == "map" and bool(leading))

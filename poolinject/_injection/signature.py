@@ -135,6 +135,12 @@ def _taken_by_position(call: Any) -> tuple[str, ...]:
     return _taken_by_position(method)[1:] if type(method) is types.FunctionType else ()
 
 
+def takes_only_keywords(call: Callable[..., Any]) -> bool:
+    """Tell whether the code that runs takes nothing by position, whatever the signature of what it wraps says."""
+    takes = inspect.signature(call, follow_wrapped=False).parameters.values()
+    return not any(parameter.kind in {*POSITIONAL, parameter.VAR_POSITIONAL} for parameter in takes)
+
+
 def _constructor(cls: type) -> Any:
     """Find the one method that takes the arguments of a class; ``None`` where there are two or the metaclass has it."""
     if inspect.getattr_static(type(cls), "__call__") is not vars(type)["__call__"]:

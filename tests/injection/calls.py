@@ -38,6 +38,14 @@ def wrapping(provider: Callable[..., Any]) -> Callable[..., Any]:
     return wrapper
 
 
+def by_keyword_only(provider: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(provider)
+    def wrapper(**kwargs: object) -> object:
+        return kwargs
+
+    return wrapper
+
+
 def showing(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Give a function another signature than it has."""
     kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
@@ -204,5 +212,33 @@ TAKEN: dict[str, tuple[Callable[..., Any], Call, object, str, object]] = {
     "a tuple of unknown length": (row_and_rows, "starmap", ("r",), "*item, a=v0", ("r", 1, ())),
     "no item": (takes_three, "broadcast", None, "v0, v0, v0", (1, 1, 1)),
     "wrapper": (wrapping(item_with_scale), "map", "r", "item, a=v0", (("r",), {"a": 1})),
+    "wrapper of keywords": (
+        by_keyword_only(item_with_scale),
+        "map",
+        "r",
+        "row=item, a=v0",
+        {"row": "r", "a": 1},
+    ),
+    "wrapper of keywords, tuples": (
+        by_keyword_only(item_with_scale),
+        "starmap",
+        ("r",),
+        "row=i0, scale=i1, a=v0",
+        {"row": "r", "scale": 3, "a": 1},
+    ),
+    "wrapper of keywords around a wrapper": (
+        by_keyword_only(wrapping(second_takes_item)),
+        "map",
+        "r",
+        "a=v0, row=item, b=v0",
+        {"a": 1, "row": "r", "b": 1},
+    ),
+    "partial wrapper of keywords": (
+        functools.partial(by_keyword_only(item_with_scale), scale=4),
+        "map",
+        "r",
+        "row=item, a=v0",
+        {"row": "r", "scale": 4, "a": 1},
+    ),
     "partial": (functools.partial(second_takes_item, 7), "map", "r", "item, v0", (7, "r", 1)),
 }
