@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import signal
 import threading
+import traceback
 from contextlib import asynccontextmanager, contextmanager
 from contextvars import copy_context
 from typing import TYPE_CHECKING, Any, NoReturn, Self
 
+from poolinject._exceptions import add_note
 from poolinject._injection import generators
 from poolinject._injection.application import Application
 from poolinject._injection.async_runtime import AsyncRuntime
@@ -273,12 +275,17 @@ def _raise_as_it_is(error: BaseException) -> NoReturn:
 
 
 def _raise_together(failures: list[CleanupFailure]) -> None:
-    errors: list[Exception] = []
     for failure in failures:
-        if not isinstance(failure.error, Exception):
-            raise failure.error
-        failure.error.add_note(f"in the cleanup of {failure.provider}")
-        errors.append(failure.error)
-    if errors:
-        message = f"{len(errors)} cleanup(s) failed"
-        raise CleanupError(message, errors)
+        add_note(failure.error, f"in the cleanup of {failure.provider}")
+    ending = next((failure for failure in failures if not isinstance(failure.error, Exception)), None)
+    if ending is None:
+        errors = [failure.error for failure in failures if isinstance(failure.error, Exception)]
+        if errors:
+            message = f"{len(errors)} cleanup(s) failed"
+            raise CleanupError(message, errors)
+        return
+    for failure in failures:
+        if failure is not ending:
+            text = "".join(traceback.format_exception(failure.error)).rstrip()
+            add_note(ending.error, f"besides, the cleanup of {failure.provider} raised\n{text}")
+    raise ending.error
