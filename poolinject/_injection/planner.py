@@ -124,7 +124,7 @@ class Draft:
         """Plan the call of a function for an item."""
         parameters = declared_parameters(function)
         site = Site((name_of(function),), (identity(function),), (), "item", closes_late=False)
-        validation.refuse_async_generator(function, site.path)
+        validation.refuse_generator(function, site.path)
         leading = _leading(parameters, call)
         self.leading = tuple(parameter.name for parameter in leading)
         if call == "map" and parameters is not None and not takes_item(parameters, leading):

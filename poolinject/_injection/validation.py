@@ -150,11 +150,24 @@ def nothing_fills(parameter: Declared, path: tuple[str, ...], leading: tuple[str
     return PlanError(path, f"nothing fills this parameter{reason}", f"Give it a Depends or a default{item}")
 
 
-def refuse_async_generator(function: Provider, path: tuple[str, ...]) -> None:
-    """Refuse a function whose result would be read when what it was given is closed."""
-    if inspect.isasyncgenfunction(without_partial(function)):
-        remedy = "Write a coroutine function that gives a list: return [value async for value in ...]"
-        raise PlanError(path, "an async generator does nothing until it is iterated, which no worker does", remedy)
+def refuse_generator(function: Provider, path: tuple[str, ...]) -> None:
+    """Refuse a function whose body would run when what it was given is closed.
+
+    What it wraps does not count: the wrapper may make a list.
+    """
+    outer = without_partial(function)
+    runs = [outer] if inspect.isclass(outer) else [outer, without_partial(getattr(outer, "__call__", None))]  # noqa: B004
+    if any(map(inspect.isasyncgenfunction, runs)):
+        kind, remedy = (
+            "an async generator",
+            "Write a coroutine function: return [value async for ...]",
+        )
+    elif any(map(inspect.isgeneratorfunction, runs)):
+        kind, remedy = "a generator", "Return a list: return [value for ...]"
+    else:
+        return
+    problem = f"{kind} does nothing until it is iterated, which no worker does"
+    raise PlanError(path, problem, f"{remedy}; or move the loop to the caller, and give each value as an item")
 
 
 def takes_no_item(path: tuple[str, ...]) -> PlanError:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
-from functools import partial
+from functools import partial, wraps
 from typing import Annotated, Any
 
 import pytest
@@ -18,6 +18,7 @@ from poolinject import DependencyCycleError, Depends, ItemContext, LifetimeError
 from poolinject._injection.plan import Call
 from poolinject._injection.planner import Planner
 from poolinject._injection.registry import Registry
+from poolinject._injection.signature import name_of
 from poolinject.markers import Lifetime, Provider
 from tests.injection.golden_shapes import FUNCTION_SCOPE, HAS_SCOPE
 
@@ -36,8 +37,7 @@ class Case:
     @property
     def id(self) -> str:
         """Return the name of the function."""
-        name: str = partial(self.function).func.__name__
-        return name
+        return name_of(self.function)
 
 
 def get_plain() -> int:
@@ -223,6 +223,24 @@ async def async_generator(item: int) -> AsyncIterator[int]:
     yield item
 
 
+def generator(item: int) -> Iterator[int]:
+    yield item
+
+
+class GeneratorCall:
+    """Has a call that is a generator."""
+
+    def __call__(self, item: int) -> Iterator[int]:
+        yield item
+
+
+class AsyncGeneratorCall:
+    """Has a call that is an async generator."""
+
+    async def __call__(self, item: int) -> AsyncIterator[int]:
+        yield item
+
+
 CASES = [
     Case(
         in_a_circle,
@@ -272,8 +290,14 @@ CASES = [
     Case(keyword_only, ("keyword_only", "other"), "nothing fills"),
     Case(keyword_only, ("keyword_only", "other"), "nothing fills", call="starmap"),
     Case(no_parameter, ("no_parameter",), "no parameter for the item. Add a first parameter"),
-    Case(async_generator, ("async_generator",), "which no worker does. Write a coroutine function"),
+    Case(async_generator, ("async_generator",), "which no worker does. Write a coroutine function: return ["),
     Case(partial(async_generator, 1), ("async_generator",), "Write a coroutine function"),
+    Case(generator, ("generator",), "a generator does nothing until it is iterated, which no worker does. Return a"),
+    Case(generator, ("generator",), "or move the loop to the caller", call="broadcast"),
+    Case(partial(generator, 1), ("generator",), "a generator does nothing"),
+    Case(GeneratorCall(), ("GeneratorCall()",), "a generator does nothing"),
+    Case(GeneratorCall().__call__, ("GeneratorCall.__call__",), "a generator does nothing"),
+    Case(AsyncGeneratorCall(), ("AsyncGeneratorCall()",), "an async generator does nothing"),
     Case(no_item_parameter, ("no_item_parameter",), "no parameter for the item. Add a first parameter"),
     Case(second_parameter_of_map, ("second_parameter_of_map", "item"), "nothing fills", call="broadcast"),
     Case(unresolved, ("unresolved", "get_unresolved", "page"), "its annotation 'Missing' cannot be evaluated: NameErr"),
@@ -316,6 +340,17 @@ def test_wrong_declaration_is_named(case: Case) -> None:
     assert case.says in str(raised.value)
     assert str(raised.value).startswith(" -> ".join(case.path))
     assert raised.value.remedy
+
+
+def test_wrapper_that_makes_a_list_of_a_generator_is_a_function() -> None:
+    """Neither what it wraps nor what it is an instance of makes it a generator."""
+
+    @wraps(generator)
+    def listing(*args: int) -> list[int]:
+        return list(generator(*args))
+
+    assert Planner(Registry(), {}, {}).plan(listing, "map").leading == ("item",)
+    assert Planner(Registry(), {}, {}).plan(enumerate, "map").name == "enumerate"
 
 
 @pytest.mark.parametrize("lifetime", ["request", "Item", "", "forever"])
