@@ -248,7 +248,7 @@ class Draft:
             stack=(*site.stack, identity(used)),
             scopes=tuple(dict.fromkeys((*site.scopes, *own))),
             holder=lifetime,
-            closes_late=closes == "request" and "generator" in kind_of(used),
+            closes_late=asked != "function" and "generator" in kind_of(used),
         )
         scopes = tuple(sorted(set(below.scopes))) if own or self.traits.uses_scopes(declared) else ()
         use = ("use", identity(declared), scopes, closes)
