@@ -12,7 +12,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from fastapi import params
-from fastapi.security import SecurityScopes
 
 from poolinject._injection import defaults, validation
 from poolinject._injection.plan import (
@@ -123,7 +122,7 @@ class Draft:
     def function(self, function: Provider, call: Call) -> Plan:
         """Plan the call of a function for an item."""
         parameters = declared_parameters(function)
-        site = Site((name_of(function),), (identity(function),), (), "item", closes_late=False)
+        site = Site((name_of(function),), (identity(function),), (), (), "item", closes_late=False)
         validation.refuse_generator(function, site.path)
         leading = _leading(parameters, call)
         self.leading = tuple(parameter.name for parameter in leading)
@@ -155,7 +154,7 @@ class Draft:
 
     def dependency(self, provider: Provider) -> Plan:
         """Plan a call that gives one dependency."""
-        site = Site((name_of(provider),), (), (), "item", closes_late=False)
+        site = Site((name_of(provider),), (), (), (), "item", closes_late=False)
         source, branch = self.depend(params.Depends(provider), EMPTY, site)
         return Plan(
             name=name_of(provider),
@@ -217,7 +216,7 @@ class Draft:
             return FromContext("item")
         if parameter.annotation is WorkerContext:
             return FromContext("worker")
-        if parameter.annotation is SecurityScopes:
+        if validation.takes_scopes(parameter):
             return FromScopes(site.scopes)
         validation.refuse_request(parameter, site.path)
         if parameter.name in self.leading:
@@ -243,15 +242,17 @@ class Draft:
             raise validation.closes_too_early(site.path, name_of(declared))
         path = (*site.path[:-1], name_of(used)) if site.stack else site.path
         validation.refuse_cycle(identity(used), site.stack, path)
+        scopes = _scopes(site.asked_scopes, own)
         below = Site(
             path=path,
             stack=(*site.stack, identity(used)),
-            scopes=tuple(dict.fromkeys((*site.scopes, *own))),
+            scopes=scopes,
+            asked_scopes=scopes if self.overrides else (*site.asked_scopes, *own),  # as FastAPI: any override counts
             holder=lifetime,
             closes_late=asked != "function" and "generator" in kind_of(used),
         )
-        scopes = tuple(sorted(set(below.scopes))) if own or self.traits.uses_scopes(declared) else ()
-        use = ("use", identity(declared), scopes, closes)
+        of_cache = tuple(sorted(set(scopes))) if own or self.traits.uses_scopes(declared) else ()
+        use = ("use", identity(declared), of_cache, closes)
         if lifetime == "item":
             return self.item_step(used, depends, use, below)
         source, branch = self.shared_node(used, depends, use, below)
@@ -325,6 +326,11 @@ def _leading(parameters: tuple[Declared, ...] | None, call: Call) -> list[Declar
         if leading and call == "map":
             break
     return leading
+
+
+def _scopes(asked: tuple[str, ...], own: tuple[str, ...]) -> tuple[str, ...]:
+    """Add the scopes of one use that were not asked for before; FastAPI keeps the repeats among those that were."""
+    return (*asked, *(scope for scope in dict.fromkeys(own) if scope not in asked))
 
 
 def _closing(use: tuple[Hashable, ...]) -> str:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import inspect
 from typing import TYPE_CHECKING
 
-from fastapi.security import SecurityScopes
 from fastapi.security.base import SecurityBase
 
 from poolinject._injection.registry import identity, look_up
 from poolinject._injection.signature import Declared, declared_parameters, without_partial
+from poolinject._injection.validation import takes_scopes
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Mapping
@@ -35,7 +35,7 @@ class Traits:
             parameters = declared_parameters(provider) or ()
             self._scopes[who] = (
                 isinstance(inspect.unwrap(without_partial(provider)), SecurityBase)
-                or any(parameter.annotation is SecurityScopes and not parameter.depends for parameter in parameters)
+                or any(takes_scopes(parameter) and not parameter.depends for parameter in parameters)
                 or any(self._asks_for_scopes(depends, child) for depends, child in _below(parameters))
             )
         return self._scopes[who]

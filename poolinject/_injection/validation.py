@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from fastapi import params
 
-CONTEXTS = (ItemContext, WorkerContext, SecurityScopes)
+CONTEXTS = (ItemContext, WorkerContext)
 OF_A_REQUEST = (HTTPConnection, Response, BackgroundTasks)  # HTTPConnection: base of Request and WebSocket
 
 
@@ -32,7 +32,8 @@ class Site:
 
     path: tuple[str, ...]
     stack: tuple[Hashable, ...]
-    scopes: tuple[str, ...]
+    scopes: tuple[str, ...]  # that ``SecurityScopes`` gets here
+    asked_scopes: tuple[str, ...]  # of everything on the way, as those below get them
     holder: Lifetime
     closes_late: bool  # below a generator that is closed with the request
 
@@ -117,11 +118,17 @@ def only_one(parameter: Declared, path: tuple[str, ...]) -> params.Depends:
 
 def is_injected(parameter: Declared) -> bool:
     """Tell whether a parameter of the function is filled by type or by ``Depends``, never by the item."""
-    return bool(parameter.depends) or parameter.annotation in CONTEXTS or _is_of_a_request(parameter.annotation)
+    by_type = parameter.annotation in CONTEXTS or takes_scopes(parameter) or _is_of_a_request(parameter.annotation)
+    return bool(parameter.depends) or by_type
 
 
 def _is_of_a_request(annotation: object) -> bool:
     return inspect.isclass(annotation) and issubclass(annotation, OF_A_REQUEST)
+
+
+def takes_scopes(parameter: Declared) -> bool:
+    """Tell whether a parameter takes the ``SecurityScopes``, be it by the name of a subclass, as in FastAPI."""
+    return inspect.isclass(parameter.annotation) and issubclass(parameter.annotation, SecurityScopes)
 
 
 def takes_request(parameter: Declared) -> bool:

@@ -127,7 +127,48 @@ def replacement_below(
     return token
 
 
+def repeating(token: Annotated[list[str], Security(token, scopes=["a"])]) -> list[str]:
+    return token
+
+
+def repeating_more(
+    a: Annotated[list[str], Security(repeating, scopes=["b", "a"])],
+    b: Annotated[list[str], Depends(token, use_cache=False)],
+) -> list[Any]:
+    return [a, b]
+
+
+def repeats_on_the_way(item: str, more: Annotated[list[Any], Security(repeating_more, scopes=["a", "a"])]) -> list[Any]:
+    return called(item, more)
+
+
+class OwnScopes(SecurityScopes):
+    """The name that an application gave them."""
+
+
+def token_of_own_scopes(scopes: OwnScopes) -> list[str]:
+    log(f"own:{','.join(scopes.scopes)}")
+    return scopes.scopes
+
+
+def subclass_of_scopes(
+    item: str,
+    a: Annotated[list[str], Security(token_of_own_scopes, scopes=["a"])],
+    b: Annotated[list[str], Security(token_of_own_scopes, scopes=["b"])],
+) -> list[Any]:
+    return called(item, a, b)
+
+
 GRAPHS = (
+    Graph("repeats on the way", repeats_on_the_way, "token:a,a,b,a token:a,a call", since=(0, 165, 0)),
+    Graph(
+        "no repeats on the way beside a replacement",
+        repeats_on_the_way,
+        "token:a,b token:a call",
+        overrides={repeating: lambda token=Security(token): token},
+        since=(0, 165, 0),
+    ),
+    Graph("subclass of SecurityScopes", subclass_of_scopes, "own:a own:b call"),
     Graph("scopes accumulate", scopes_accumulate, "token:items,admin,me user:items,admin call", since=(0, 123, 0)),
     Graph("scopes pass plain Depends", scopes_pass_plain_depends, "token:x plain token: plain call"),
     Graph("repeated scopes", repeated_scopes, "deep:a,b,c,d middle call", since=(0, 123, 0)),
