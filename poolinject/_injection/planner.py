@@ -182,9 +182,10 @@ class Draft:
         arguments: list[Argument] = []
         branches: list[Branch] = []
         for parameter in parameters:
-            if parameter.variadic:
-                continue
             below = replace(site, path=(*site.path, parameter.name))
+            if parameter.variadic:
+                validation.refuse_variadic(parameter, below.path)
+                continue
             depends = self.depends_of(parameter, below)
             if depends is not None:
                 source, branch = self.depend(depends, parameter.annotation, below)
@@ -232,6 +233,7 @@ class Draft:
         used = look_up(self.overrides, declared)
         if used is None:
             used = declared
+            validation.refuse_type(declared, site.path)
         else:
             self.matched.add(identity(declared))
         own = tuple(getattr(depends, "scopes", None) or ())

@@ -200,10 +200,13 @@ class _Names:
                 annotation = eval(annotation, self.globals, self.locals)  # noqa: S307 - the user's own annotation
             except Exception as error:  # noqa: BLE001 - whatever the annotation raises
                 return Unresolved(annotation, f"{type(error).__name__}: {error}")
-        value = getattr(annotation, "__value__", None)
-        if type(annotation).__name__ == "TypeAliasType" and value is not None:  # ``type X = ...`` of Python 3.12
-            return self.evaluate(value)
-        return annotation
+        if type(annotation).__name__ != "TypeAliasType":
+            return annotation
+        try:
+            value = annotation.__value__  # of ``type X = ...`` in Python 3.12, which evaluates it only now
+        except Exception as error:  # noqa: BLE001 - whatever the annotation raises
+            return Unresolved(str(annotation), f"{type(error).__name__}: {error}")
+        return self.evaluate(value)
 
 
 def _function_behind(call: object) -> object:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NewType
 
 from fastapi.security import SecurityScopes
 from starlette.background import BackgroundTasks
@@ -106,6 +106,23 @@ def provider_of(depends: params.Depends, annotation: object, path: tuple[str, ..
     if not callable(provider):
         raise PlanError(path, f"{provider!r} cannot be called", "Give Depends a callable")
     return provider
+
+
+def refuse_type(provider: Provider, path: tuple[str, ...]) -> None:
+    """Refuse what only type checkers know, where no override stands in its place."""
+    is_protocol = inspect.isclass(provider) and getattr(provider, "_is_protocol", False)
+    if is_protocol or isinstance(provider, NewType):
+        name, kind = name_of(provider), "a Protocol" if is_protocol else "a NewType"
+        remedy = f"Name a provider in Depends(...), or override it: overrides={{{name}: a provider}}"
+        raise PlanError(path, f"Depends() has nothing to call: {name} is {kind}", remedy)
+
+
+def refuse_variadic(parameter: Declared, path: tuple[str, ...]) -> None:
+    """Refuse a ``Depends`` where any number of arguments may come."""
+    if parameter.depends:
+        stars = "*" if parameter.kind is parameter.kind.VAR_POSITIONAL else "**"
+        problem = f"a Depends cannot fill {stars}{parameter.name}"
+        raise PlanError(path, problem, "Give the dependency a parameter of its own")
 
 
 def only_one(parameter: Declared, path: tuple[str, ...]) -> params.Depends:

@@ -2,7 +2,7 @@
 
 # ruff: noqa: D103 - a provider says it in its name
 from collections.abc import Callable, Iterator
-from typing import Annotated, Any
+from typing import Annotated, Any, NewType, Protocol
 
 import pytest
 
@@ -52,3 +52,73 @@ def test_what_is_used_decides_when_it_is_closed() -> None:
     assert raised.value.path == ("function", "get_above_function_scope", "child")
     plan = make_plan(above, overrides={get_above_function_scope: get_plain_above_function_scope})
     assert [step.name for step in plan.steps] == ["get_generator", "get_plain_above_function_scope"]
+
+
+def args_with_depends(item: int, *many: Annotated[int, Depends(get_plain)]) -> None:
+    """Have it on any number of positions."""
+
+
+def kwargs_with_depends(item: int, **many: Annotated[int, Depends(get_plain)]) -> None:
+    """Have it on any number of names."""
+
+
+@pytest.mark.parametrize(("wrong", "name"), [(args_with_depends, "*many"), (kwargs_with_depends, "**many")])
+def test_depends_where_any_number_may_come_is_refused(wrong: Callable[..., None], name: str) -> None:
+    """In the function and below it."""
+
+    def function(item: int, below: Annotated[None, Depends(wrong)]) -> None:
+        """Have it below."""
+
+    for outer, way in ((wrong, [wrong.__name__]), (function, ["function", wrong.__name__])):
+        with pytest.raises(PlanError) as raised:
+            make_plan(outer)
+        assert raised.value.path == (*way, "many")
+        assert raised.value.problem == f"a Depends cannot fill {name}"
+
+
+class TypeAliasType:
+    """Stands for ``type Later = Annotated[int, Depends(nope)]`` of Python 3.12."""
+
+    def __str__(self) -> str:
+        return "Later"
+
+    @property
+    def __value__(self) -> object:
+        return nope  # type: ignore[name-defined]  # noqa: F821 - the case
+
+
+def test_alias_that_cannot_be_evaluated_is_told_as_other_annotations_are() -> None:
+    """It matters only where nothing else fills the parameter."""
+
+    def function(item: int, later: TypeAliasType() = 5) -> int:  # type: ignore[valid-type]
+        return later  # type: ignore[no-any-return]
+
+    def wrong(item: int, later: TypeAliasType()) -> None:  # type: ignore[valid-type]
+        """Have no default."""
+
+    assert make_plan(function).arguments == ()
+    with pytest.raises(PlanError, match=r"its annotation 'Later' cannot be evaluated: NameError: name 'nope'"):
+        make_plan(wrong)
+
+
+UserId = NewType("UserId", int)
+
+
+class Repository(Protocol):
+    """What another class does."""
+
+
+class SqlRepository(Repository):
+    """That class."""
+
+
+@pytest.mark.parametrize(("declared", "kind"), [(UserId, "UserId is a NewType"), (Repository, "Repository is a Pro")])
+def test_depends_on_what_only_type_checkers_know_is_refused(declared: Any, kind: str) -> None:
+    """Where no override stands in its place."""
+
+    def function(item: int, value: Annotated[declared, Depends()]) -> None:
+        """Use it."""
+
+    with pytest.raises(PlanError, match=rf"function -> value: Depends\(\) has nothing to call: {kind}.* or override"):
+        make_plan(function)
+    assert make_plan(function, overrides={declared: SqlRepository}).providers == (SqlRepository,)
