@@ -122,7 +122,7 @@ class Draft:
     def function(self, function: Provider, call: Call) -> Plan:
         """Plan the call of a function for an item."""
         parameters = declared_parameters(function)
-        site = Site((name_of(function),), (identity(function),), (), (), "item", closes_late=False)
+        site = Site((name_of(function),), (identity(function),), call, (), (), "item", closes_late=False)
         validation.refuse_generator(function, site.path)
         leading = _leading(parameters, call)
         self.leading = tuple(parameter.name for parameter in leading)
@@ -154,7 +154,7 @@ class Draft:
 
     def dependency(self, provider: Provider) -> Plan:
         """Plan a call that gives one dependency."""
-        site = Site((name_of(provider),), (), (), (), "item", closes_late=False)
+        site = Site((name_of(provider),), (), "get", (), (), "item", closes_late=False)
         source, branch = self.depend(params.Depends(provider), EMPTY, site)
         return Plan(
             name=name_of(provider),
@@ -219,12 +219,12 @@ class Draft:
             return FromContext("worker")
         if validation.takes_scopes(parameter):
             return FromScopes(site.scopes)
-        validation.refuse_request(parameter, site.path)
+        validation.refuse_request(parameter, site)
         if parameter.name in self.leading:
             self.lifetimes.refuse_item(site, f"the item parameter {parameter.name!r}")
             return FromItem(self.leading.index(parameter.name))
         if parameter.default is EMPTY:
-            raise validation.nothing_fills(parameter, site.path, self.leading)
+            raise validation.nothing_fills(parameter, site, self.leading)
         return defaults.constant(parameter.default)
 
     def depend(self, depends: params.Depends, annotation: object, site: Site) -> tuple[Source, Branch]:
@@ -248,6 +248,7 @@ class Draft:
         below = Site(
             path=path,
             stack=(*site.stack, identity(used)),
+            call=site.call,
             scopes=scopes,
             asked_scopes=scopes if self.overrides else (*site.asked_scopes, *own),  # as FastAPI: any override counts
             holder=lifetime,

@@ -52,6 +52,7 @@ class Declared:
     default: Any
     own_default: bool  # Python itself fills it with ``default``
     by_position: bool  # the code that runs takes it at this very place
+    unmarked: tuple[Any, ...]  # callables that stand in its ``Annotated`` without ``Depends``
 
     @property
     def variadic(self) -> bool:
@@ -155,6 +156,7 @@ def _declare(parameter: inspect.Parameter, names: _Names, taken: str | None) -> 
     annotation = names.evaluate(parameter.annotation)
     default = parameter.default
     depends: list[params.Depends] = []
+    extras: list[Any] = []
     if typing.get_origin(annotation) is Annotated:
         annotation, *extras = typing.get_args(annotation)
         depends = [extra for extra in extras if isinstance(extra, params.Depends)]
@@ -169,7 +171,10 @@ def _declare(parameter: inspect.Parameter, names: _Names, taken: str | None) -> 
         annotation = names.evaluate(getattr(annotation, "__forward_arg__", annotation))
     own_default = default is parameter.default and default is not EMPTY
     by_position = parameter.kind in POSITIONAL and parameter.name == taken
-    return Declared(parameter.name, parameter.kind, annotation, tuple(depends), default, own_default, by_position)
+    unmarked = tuple(filter(callable, extras))
+    return Declared(
+        parameter.name, parameter.kind, annotation, tuple(depends), default, own_default, by_position, unmarked
+    )
 
 
 def _default_of_markers(markers: list[Any]) -> Any:

@@ -13,7 +13,7 @@ from starlette.responses import Response
 from starlette.websockets import WebSocket
 
 from poolinject._injection.registry import identity, look_up
-from poolinject._injection.signature import EMPTY, Declared, Unresolved, name_of, without_partial
+from poolinject._injection.signature import EMPTY, POSITIONAL, Declared, Unresolved, name_of, without_partial
 from poolinject.errors import DependencyCycleError, LifetimeError, PlanError
 from poolinject.markers import LIFETIMES, ItemContext, Lifetime, Provider, WorkerContext, check_lifetime
 
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Hashable, Mapping
 
     from fastapi import params
+
+    from poolinject._injection.plan import Call
 
 CONTEXTS = (ItemContext, WorkerContext)
 OF_A_REQUEST = (HTTPConnection, Response, BackgroundTasks)  # HTTPConnection: base of Request and WebSocket
@@ -32,10 +34,16 @@ class Site:
 
     path: tuple[str, ...]
     stack: tuple[Hashable, ...]
+    call: Call
     scopes: tuple[str, ...]  # that ``SecurityScopes`` gets here
     asked_scopes: tuple[str, ...]  # of everything on the way, as those below get them
     holder: Lifetime
     closes_late: bool  # below a generator that is closed with the request
+
+    @property
+    def is_in_function(self) -> bool:
+        """Whether this is a parameter of the function itself, for which no override can stand."""
+        return len(self.path) == 2 and self.call != "get"  # noqa: PLR2004 - the function and its parameter
 
 
 class Lifetimes:
@@ -155,23 +163,41 @@ def takes_request(parameter: Declared) -> bool:
     return is_connection and not issubclass(annotation, WebSocket)
 
 
-def refuse_request(parameter: Declared, path: tuple[str, ...]) -> None:
+def refuse_request(parameter: Declared, site: Site) -> None:
     """Refuse a parameter that only a web request could fill."""
     if _is_of_a_request(parameter.annotation):
         kind = parameter.annotation.__name__
-        remedy = f"Replace {path[-2]} for the pool: overrides={{{path[-2]}: a provider that takes no {kind}}}"
+        if site.is_in_function:
+            remedy = "Take it out of the signature"
+        else:
+            remedy = f"Replace {_holder(site)} for the pool: {_override(site, f'that takes no {kind}')}"
         if takes_request(parameter):
             remedy += ', or, if it only leads to the application, name that: app="module:app"'
-        raise PlanError(path, f"there is no {kind} outside a web request", remedy)
+        raise PlanError(site.path, f"there is no {kind} outside a web request", remedy)
 
 
-def nothing_fills(parameter: Declared, path: tuple[str, ...], leading: tuple[str, ...]) -> PlanError:
+def nothing_fills(parameter: Declared, site: Site, leading: tuple[str, ...]) -> PlanError:
     """Make the error of a parameter without value."""
     reason = ""
     if isinstance(parameter.annotation, Unresolved):
         reason = f" (its annotation {parameter.annotation.text!r} cannot be evaluated: {parameter.annotation.reason})"
-    item = f", name it like the item parameter ({', '.join(leading)})" if leading and len(path) > 2 else ""  # noqa: PLR2004
-    return PlanError(path, f"nothing fills this parameter{reason}", f"Give it a Depends or a default{item}")
+    elif parameter.unmarked:
+        reason = f" ({name_of(parameter.unmarked[-1])} stands in its Annotated without Depends)"
+    remedy = "Give it a Depends or a default"
+    if site.is_in_function and site.call == "map" and parameter.kind in POSITIONAL:
+        remedy += ", or use starmap of a pool, whose items are tuples that fill such parameters"
+    if not site.is_in_function:
+        item = f", name it like the item parameter ({', '.join(leading)})" if leading else ""
+        remedy += f"{item}, or replace {_holder(site)} for the pool: {_override(site, 'that does not need it')}"
+    return PlanError(site.path, f"nothing fills this parameter{reason}", remedy)
+
+
+def _holder(site: Site) -> str:
+    return site.path[-2]
+
+
+def _override(site: Site, that: str) -> str:
+    return f"overrides={{{_holder(site)}: a provider {that}}}"
 
 
 def refuse_generator(function: Provider, path: tuple[str, ...]) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from typing import Annotated, Any, NewType, Protocol
 
 import pytest
+from fastapi import Request, Response
 
 from poolinject import Depends, PlanError
 from poolinject._injection.plan import Call, Plan
@@ -122,3 +123,84 @@ def test_depends_on_what_only_type_checkers_know_is_refused(declared: Any, kind:
     with pytest.raises(PlanError, match=rf"function -> value: Depends\(\) has nothing to call: {kind}.* or override"):
         make_plan(function)
     assert make_plan(function, overrides={declared: SqlRepository}).providers == (SqlRepository,)
+
+
+def get_user(request: Request) -> str:
+    return str(request)
+
+
+def get_token(authorization: str) -> str:
+    return authorization
+
+
+def two_plain(a: int, b: int) -> None:
+    """Take two members of a tuple."""
+
+
+def named_after(item: int, *, b: int) -> None:
+    """Take one by name only."""
+
+
+def unmarked(item: int, plain: Annotated[int, "text", get_plain]) -> None:
+    """Forget the Depends."""
+
+
+def of_request(item: int, request: Request) -> None:
+    """Take what only a route has."""
+
+
+def of_response(item: int, response: Response) -> None:
+    """Take what only a route has, and no application."""
+
+
+def below(item: int, user: Annotated[str, Depends(get_user)]) -> None:
+    """Take it below."""
+
+
+def required(item: int, token: Annotated[str, Depends(get_token)]) -> None:
+    """Need a header."""
+
+
+@pytest.mark.parametrize(
+    ("function", "problem", "remedy"),
+    [
+        (two_plain, "nothing fills this parameter", "Give it a Depends or a default, or use starmap of a pool, whose"),
+        (named_after, "nothing fills this parameter", "Give it a Depends or a default"),
+        (unmarked, "(get_plain stands in its Annotated without Depends)", "Give it a Depends or a default, or use"),
+        (of_request, "no Request", "Take it out of the signature, or, if it only leads to the application, name that:"),
+        (of_response, "no Response", "Take it out of the signature"),
+        (below, "no Request", "Replace get_user for the pool: overrides={get_user: a provider that takes no Request},"),
+        (
+            required,
+            "nothing fills this parameter",
+            "Give it a Depends or a default, name it like the item parameter (item), or replace get_token for the",
+        ),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_remedy_fits_the_place(function: Callable[..., Any], problem: str, remedy: str) -> None:
+    """No override stands for the function itself; only ``map`` has a ``starmap`` beside it."""
+    with pytest.raises(PlanError) as raised:
+        make_plan(function)
+    assert raised.value.problem.endswith(problem) or raised.value.problem.startswith(f"there is {problem} outside")
+    assert raised.value.remedy.startswith(remedy)
+    assert ("starmap" in raised.value.remedy) is (function in {two_plain, unmarked})
+
+
+@pytest.mark.parametrize("provider", [get_user, get_token])
+def test_provider_that_is_got_by_itself_may_be_replaced(provider: Callable[..., Any]) -> None:
+    """It is no function of a pool, whose parameters nothing replaces."""
+    planner = Planner(Registry(), {}, {})
+    with pytest.raises(PlanError, match=rf"overrides={{{provider.__name__}: a provider that"):
+        planner.plan_get(provider)
+    assert Planner(Registry(), {}, {provider: get_plain}).plan_get(provider).providers == (get_plain,)
+
+
+def test_starmap_does_not_name_itself() -> None:
+    """What follows an injected parameter is no member of the tuple."""
+
+    def function(a: int, plain: Annotated[int, Depends(get_plain)], b: int) -> None:
+        """Have one behind."""
+
+    with pytest.raises(PlanError, match=r"Give it a Depends or a default$"):
+        make_plan(function, "starmap")
