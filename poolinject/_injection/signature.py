@@ -41,8 +41,8 @@ class Unresolved:
 class Declared:
     """One parameter, its annotation evaluated and FastAPI's markers taken out.
 
-    ``depends`` holds every ``Depends`` found on it; ``default`` is ``EMPTY`` where there is none, and the
-    default of a ``Query()``-like marker where it has one.
+    ``depends`` holds the last ``Depends`` of its ``Annotated`` and that of its default; ``default`` is ``EMPTY`` where
+    there is none, and the default of a ``Query()``-like marker where it has one.
     """
 
     name: str
@@ -159,7 +159,7 @@ def _declare(parameter: inspect.Parameter, names: _Names, taken: str | None) -> 
     extras: list[Any] = []
     if typing.get_origin(annotation) is Annotated:
         annotation, *extras = typing.get_args(annotation)
-        depends = [extra for extra in extras if isinstance(extra, params.Depends)]
+        depends = _last_marker(extras)
         if default is EMPTY:
             default = _default_of_markers(extras)
     if is_a(default, params.Depends):
@@ -175,6 +175,12 @@ def _declare(parameter: inspect.Parameter, names: _Names, taken: str | None) -> 
     return Declared(
         parameter.name, parameter.kind, annotation, tuple(depends), default, own_default, by_position, unmarked
     )
+
+
+def _last_marker(extras: list[Any]) -> list[params.Depends]:
+    """Give the ``Depends`` of an ``Annotated``: as in FastAPI the last marker counts, which may be another one."""
+    markers = [extra for extra in extras if is_a(extra, params.Depends, params.Param, params.Body)]
+    return [marker for marker in markers[-1:] if isinstance(marker, params.Depends)]
 
 
 def _default_of_markers(markers: list[Any]) -> Any:

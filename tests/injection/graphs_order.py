@@ -240,7 +240,21 @@ def failure_of_one_item(
     return [item, a, b]
 
 
+Base = Annotated[str, Depends(one)]
+
+
+def last_marker_counts(
+    item: str,
+    a: Annotated[Base, Depends(two)],
+    b: Annotated[str, Depends(two), Depends(three)],
+    c: Annotated[str, Query(), Depends(one)],
+    d: Annotated[str, Depends(fresh), Query()] = "default",
+) -> list[Any]:
+    return called(item, a, b, c, d)
+
+
 GRAPHS = (
+    Graph("last marker counts", last_marker_counts, "two three one call"),
     Graph("no dependencies", no_dependencies, "call"),
     Graph("depth first in signature order", depth_first, "one two left three right call"),
     Graph("diamond is cached", diamond, "one left right call"),

@@ -192,10 +192,6 @@ def two_styles(item: int, page: Annotated[int, FastapiDepends(get_plain)] = Fast
     """Say it in the annotation and in the default."""
 
 
-def two_in_annotated(item: int, page: Annotated[int, FastapiDepends(get_plain), FastapiDepends(get_other)]) -> None:
-    """Say it twice in the annotation."""
-
-
 # the function
 
 
@@ -318,7 +314,6 @@ CASES = [
     Case(needs_tasks, ("needs_tasks", "tasks"), "there is no BackgroundTasks outside"),
     Case(needs_connection, ("needs_connection", "connection"), "there is no HTTPConnection outside"),
     Case(two_styles, ("two_styles", "page"), "two Depends on one parameter (get_plain and get_other). Keep one"),
-    Case(two_in_annotated, ("two_in_annotated", "page"), "two Depends on one parameter (get_plain and get_other)"),
     Case(
         closes_too_early,
         ("closes_too_early", "get_request_scoped", "inner"),
