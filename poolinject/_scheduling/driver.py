@@ -11,7 +11,7 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from poolinject._scheduling.dispatcher import Dispatcher
-from poolinject._scheduling.endings import Endings
+from poolinject._scheduling.endings import Endings, kill_all
 from poolinject._scheduling.recycling import Limits, Wear
 from poolinject._scheduling.shutdown import Shutdown
 from poolinject._transport.messages import FromWorker, Limit, Load, Ready, Results, Returned, Stopped, Warm, Worn
@@ -57,7 +57,7 @@ class Driver:
         self.cleanup_report: CleanupReport | None = None
         self.failure: BaseException | None = None  # why the pool cannot go on
         self.starting = set(range(workers))
-        self.started, self.over = threading.Event(), threading.Event()
+        self.started, self.over, self._begun = threading.Event(), threading.Event(), threading.Event()
         self.stepping_on: int | None = None  # the thread that is in ``step``
         self.after_step: Callable[[], None] | None = None  # what a signal handler put off to the end of it
         self.inline, self._pid = backend.capabilities.runs_in_caller, os.getpid()  # a forked process is another caller
@@ -74,8 +74,16 @@ class Driver:
         if not self.inline:
             self._thread.start()
 
-    def abandon(self) -> None:
-        """End everything at once: it cannot go on, or its beginning was interrupted."""
+    def give_up(self, timeout: float) -> None:
+        """End what has begun; its thread does so, unless whoever was to begin that was interrupted before."""
+        self.shut_down("cancel", None)
+        if self.inline or self._begun.wait(POLL_SECONDS):
+            self.wait_over(timeout)
+        else:
+            self._abandon()
+
+    def _abandon(self) -> None:
+        """End everything at once, without cleanups."""
         self.backend.wake()
         with self._step_lock:
             kill_all(self.backend, self.workers)
@@ -164,12 +172,13 @@ class Driver:
         return "busy" if self.dispatcher.is_busy(worker_id) else "idle"
 
     def _serve(self) -> None:
+        self._begun.set()
         try:
             while not self.over.is_set():
                 self.step(POLL_SECONDS)
         except BaseException as error:  # noqa: BLE001 - nobody may wait for a driver that is gone
             self.failure = error
-            self.abandon()
+            self._abandon()
 
     def step(self, timeout: float) -> None:
         """Do what is there to do, waiting at most *timeout* seconds for something."""
@@ -337,9 +346,3 @@ class Driver:
             while self._inbox:
                 self._inbox.popleft()()
             self.dispatcher.drop_all(self.failure or PoolClosedError(self.name))
-
-
-def kill_all(backend: Backend, workers: int) -> None:
-    """End the workers of a pool without their cleanups."""
-    for worker_id in range(workers):
-        backend.end(worker_id, "kill")

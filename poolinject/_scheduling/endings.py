@@ -136,3 +136,9 @@ class Endings:
             worker_id: WorkerCleanup(max(statuses, key=BY_WEIGHT.index), tuple(errors))
             for worker_id, (statuses, errors) in enumerate(zip(self._statuses, self._errors, strict=True))
         }
+
+
+def kill_all(backend: Backend, workers: int) -> None:
+    """End the workers of a pool without their cleanups."""
+    for worker_id in range(workers):
+        backend.end(worker_id, "kill")

