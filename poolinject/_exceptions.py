@@ -5,7 +5,6 @@ Also of those whose classes refuse attributes, as frozen dataclasses do.
 
 from __future__ import annotations
 
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -13,6 +12,7 @@ if TYPE_CHECKING:
 
 _TRACEBACK: Any = BaseException.__dict__["__traceback__"]  # what a class makes of these names is its own affair
 _CAUSE: Any = BaseException.__dict__["__cause__"]
+_ATTRIBUTES: Any = BaseException.__dict__["__dict__"]
 
 
 def traceback_of(error: BaseException) -> TracebackType | None:
@@ -36,7 +36,12 @@ def has_cause(error: BaseException) -> bool:
     return _CAUSE.__get__(error) is not None
 
 
+def notes_of(error: BaseException) -> list[str]:
+    """Give the notes; none where there is something else in their place."""
+    notes = _ATTRIBUTES.__get__(error).get("__notes__")
+    return list(notes) if isinstance(notes, (list, tuple)) else []
+
+
 def add_note(error: BaseException, note: str) -> None:
-    """Add a note, unless there is no way to."""
-    with suppress(Exception):
-        BaseException.__setattr__(error, "__notes__", [*getattr(error, "__notes__", ()), note])
+    """Add a note."""
+    _ATTRIBUTES.__get__(error)["__notes__"] = [*notes_of(error), note]

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
 import poolinject.backends.process  # noqa: F401 - ahead: the first pool may be made where an event loop runs
 from poolinject import _options
 from poolinject._exceptions import add_note
 from poolinject._scheduling import consuming
+from poolinject._scheduling.futures import RunFuture, drive_inline
 from poolinject._scheduling.progress import Bar
 from poolinject._scheduling.runs import RunOptions
 from poolinject.backends.membership import is_inside
@@ -17,6 +17,7 @@ from poolinject.errors import PoolClosedError, PoolInjectError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
+    from concurrent.futures import Future
 
     from poolinject._injection.plan import Call, Plan
     from poolinject._options import Asked
@@ -57,13 +58,12 @@ class Wiring:
         options = RunOptions(ordered=False, fail_fast=False)
         options.concurrency = _options.concurrency(None, plan.name, is_async=plan.kind == "coroutine")
         run = self._engine.make_run(driver, load, options, None, Bar(None, None))
-        future: Future[Any] = Future()
-        consuming.deliver_to_future(driver, run, future)
+        future = RunFuture[Any](driver, run)
         run.use([args])
         run.read(iter(()), consuming.unheard, most=1)
         driver.open(run)
         if driver.inline:
-            consuming.drive_inline(driver, run)
+            drive_inline(driver, run)
         return future
 
     def _begin_broadcast(self, func: Callable[..., Any]) -> consuming.Consumption:

@@ -18,7 +18,6 @@ from poolinject.errors import PoolClosedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Iterator
-    from concurrent.futures import Future
 
     from poolinject._scheduling.driver import Driver
     from poolinject._scheduling.runs import RunOptions
@@ -219,41 +218,6 @@ def abandon(driver: Driver, run: Run) -> None:
         driver.cancel(run)
 
 
-def deliver_to_future(driver: Driver, run: Run, future: Future[Any]) -> None:
-    """Let the outcome of a run of one item become that of a future, and the future's cancellation that of the run."""
-    is_told = False
-
-    def on_block(block: Block) -> None:
-        nonlocal is_told
-        is_told = True
-        if future.set_running_or_notify_cancel():
-            if block.failures:
-                future.set_exception(error_of(block.failure(0), run.options))
-            else:
-                future.set_result(block.values[0])
-
-    def on_finish() -> None:
-        if is_told:
-            return
-        if run.error is None or isinstance(run.error, PoolClosedError):
-            future.cancel()
-        if future.set_running_or_notify_cancel():  # of a cancelled one this tells whoever waits
-            future.set_exception(run.error)
-
-    def on_done(done: Future[Any]) -> None:
-        if done.cancelled() and not run.finished:
-            driver.cancel(run)
-
-    run.on_block, run.on_finish = on_block, on_finish
-    future.add_done_callback(on_done)
-
-
-def drive_inline(driver: Driver, run: Run) -> None:
-    """Do the work of a run here and now."""
-    while not run.finished and driver.alive:
-        driver.step(0)
-
-
 def up_to_failure(block: Block, options: RunOptions) -> Iterator[Any]:
     """Give the values before the first failure, then raise that."""
     values, failure = block.values[: block.failures[0].offset], block.failure(0)
@@ -322,6 +286,6 @@ def short_repr(item: object) -> str:
     """Give the ``repr`` of an item, cut; one that raises is told by its type."""
     try:
         text = repr(item)
-    except Exception as error:  # noqa: BLE001 - the user's own code
+    except BaseException as error:  # noqa: BLE001 - the user's own code, on a thread that has to go on
         return f"<{type(item).__name__}, whose repr raises {type(error).__name__}>"
     return text if len(text) <= ITEM_REPR else f"{text[:ITEM_REPR]}..."

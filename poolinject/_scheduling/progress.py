@@ -9,6 +9,8 @@ from typing import Any, TypeAlias
 
 Progress: TypeAlias = bool | str | Mapping[str, Any] | type[Any] | None
 
+_FAILURES = (Exception, SystemExit, GeneratorExit)  # on the driver's thread, which has to go on
+
 
 def length_of(items: object) -> int | None:
     """Give how many items there are, ``None`` where that is not known, or more than Python can say."""
@@ -43,7 +45,7 @@ class Bar:
                 counts = {"failed": self._failed, "retries": self._retries}
                 self._bar.set_postfix({name: str(count) for name, count in counts.items() if count}, refresh=False)
             self._bar.update(finished)
-        except Exception as error:  # noqa: BLE001 - whatever a terminal or a user's class raises
+        except _FAILURES as error:  # whatever a terminal or a user's class raises
             self._bar = None
             _warn(f"the progress bar failed and is gone: {error!r}")
 
@@ -53,7 +55,7 @@ class Bar:
         if bar is not None:
             try:
                 bar.close()
-            except Exception as error:  # noqa: BLE001 - as above
+            except _FAILURES as error:
                 _warn(f"the progress bar failed to close: {error!r}")
 
 

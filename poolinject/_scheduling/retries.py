@@ -5,13 +5,12 @@ Pure arithmetic: the caller gives the random numbers and keeps the time. Runs in
 
 from __future__ import annotations
 
-import contextlib
 import math
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import KW_ONLY, dataclass, replace
 from typing import Any, get_args
 
-from poolinject._exceptions import add_note
+from poolinject._exceptions import add_note, notes_of
 from poolinject._transport.messages import Failed, Phase
 from poolinject._transport.picklers import safe_text
 
@@ -125,13 +124,18 @@ def delay_of(
     """Give for how long an item waits that failed so in this attempt, ``None`` where it is not tried again."""
     if policy is None or not may_retry(policy, attempt):
         return None
-    if phase not in policy.phases or not isinstance(error, policy.on):
+    if phase not in policy.phases or not _matches(error, policy.on):
         return None
     try:
         delay = min(policy.backoff * float(policy.factor) ** (attempt - 1), policy.max)
     except OverflowError:
         delay = policy.max if policy.backoff else 0.0
     return delay * (1 - policy.jitter * random()) if policy.jitter else delay
+
+
+def _matches(error: BaseException, on: type[BaseException] | tuple[type[BaseException], ...]) -> bool:
+    """Decide as an ``except`` clause does, which asks no metaclass."""
+    return any(type.__subclasscheck__(each, type(error)) for each in (on if isinstance(on, tuple) else (on,)))
 
 
 def retries_of(
@@ -172,10 +176,9 @@ class Attempts:
 
     def tell(self, index: int, error: BaseException) -> None:
         """Note at the error of an item's last attempt what became of those before."""
-        with contextlib.suppress(Exception):  # a user's error may refuse notes
-            for note in self._notes.get(index, ()):
-                if note not in getattr(error, "__notes__", ()):  # it may be one object for several items
-                    add_note(error, note)
+        for note in self._notes.get(index, ()):
+            if note not in notes_of(error):  # it may be one object for several items
+                add_note(error, note)
 
     def forget(self, indices: Iterable[int]) -> None:
         """Items have come to their end."""

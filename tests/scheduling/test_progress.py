@@ -36,6 +36,11 @@ class FailsOnUpdate(Recorder):
         raise OSError(f"no terminal for {finished}")
 
 
+class ExitsOnUpdate(Recorder):
+    def update(self, finished: int) -> None:
+        raise SystemExit(f"no terminal for {finished}")
+
+
 class FailsOnClose(Recorder):
     def close(self) -> None:
         super().close()
@@ -114,9 +119,10 @@ def test_options_reach_tqdm() -> None:
     assert "here: 100%" in file.getvalue()
 
 
-def test_bar_that_fails_is_dropped_with_a_warning() -> None:
+@pytest.mark.parametrize("progress", [FailsOnUpdate, ExitsOnUpdate])
+def test_bar_that_fails_is_dropped_with_a_warning(progress: type[Recorder]) -> None:
     """One warning, then silence: the run goes on without a bar."""
-    bar = Bar(FailsOnUpdate, [1, 2])
+    bar = Bar(progress, [1, 2])
     with pytest.warns(RuntimeWarning, match="no terminal for 1"):
         bar.update(1)
     bar.update(1)

@@ -314,6 +314,27 @@ def test_of_many_attempts_the_first_and_the_newest_are_told() -> None:
     assert numbers == [1, 2, 3, 4, 5, 996, 997, 998, 999, 1000]
 
 
+class Refusing(type):
+    """A metaclass that does not want to be asked, and takes what is not its own."""
+
+    def __instancecheck__(cls, _: object) -> bool:
+        raise SystemExit
+
+    __subclasscheck__ = __instancecheck__
+
+
+class RefusingError(Exception, metaclass=Refusing):
+    """An error of such a class."""
+
+
+def test_no_metaclass_is_asked_which_errors_are_meant() -> None:
+    """As in an ``except`` clause: the driver's thread has to go on."""
+    policy = RetryPolicy(2, on=(RefusingError, KeyError))
+    assert delay_of(policy, 1, "call", RefusingError(), half) == 0.0
+    assert delay_of(policy, 1, "call", KeyError(), half) == 0.0
+    assert delay_of(policy, 1, "call", LookupError(), half) is None
+
+
 def test_policy_keeps_its_phases() -> None:
     """Whatever becomes of the list that they came in; something that can be read only once is refused."""
     phases: list[Any] = ["call"]
