@@ -120,7 +120,7 @@ def unpack_error(data: Buffer) -> BaseException:
 
 def _pack(error: BaseException, depth: int) -> bytes:
     reasons = []
-    forms = ("group",) if isinstance(error, BaseExceptionGroup) else ("whole", "parts")
+    forms = ("group",) if issubclass(type(error), BaseExceptionGroup) else ("whole", "parts")
     for form in forms:
         try:
             payload = _dump(form, error, depth)

@@ -219,7 +219,10 @@ class ItemTasks:
             self._publish_deadline()
         if entry.is_measured and function.measured is not None:
             batch.sampled, function.is_measuring = function.measured.take(), False
-        outcome = self._with_reason(entry, task.reason, outcome)
+        try:
+            outcome = self._with_reason(entry, task.reason, outcome)
+        except BaseException as error:  # noqa: BLE001 - everybody would wait for an item without an outcome
+            outcome = ItemFailed(error, "call", None)
         if type(outcome) is ItemFailed and is_interrupt(outcome.error):
             self.interrupt = outcome.error
         if entry.is_dropped and type(outcome) is ItemFailed:

@@ -6,7 +6,9 @@ import contextlib
 import os
 import sys
 import traceback
-from typing import NoReturn
+from typing import Any, NoReturn
+
+_MEMBERS: Any = BaseExceptionGroup.__dict__["exceptions"]
 
 
 class Terminated(SystemExit):
@@ -24,9 +26,10 @@ def is_terminated(error: BaseException) -> bool:
 
 
 def _is_or_has(error: BaseException, types: type[BaseException] | tuple[type[BaseException], ...]) -> bool:
-    if isinstance(error, BaseExceptionGroup):
-        return error.subgroup(types) is not None
-    return isinstance(error, types)
+    """Go by types and members as they are: a class may have a ``subgroup`` or ``__class__`` of its own."""
+    if issubclass(type(error), BaseExceptionGroup):
+        return any(_is_or_has(member, types) for member in _MEMBERS.__get__(error))
+    return issubclass(type(error), types)
 
 
 def flush_stdio() -> None:

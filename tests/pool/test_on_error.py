@@ -10,7 +10,7 @@ import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, NoReturn, Self
 
 import pytest
 
@@ -73,6 +73,27 @@ class UntouchableError(Exception):
 def raise_untouchable(item: int, held: Annotated[str, Depends(hold)]) -> NoReturn:
     """Fail with it."""
     raise UntouchableError
+
+
+class AloofError(ExceptionGroup[Exception]):
+    """A group that does not tell what is in it."""
+
+    def __new__(cls) -> Self:
+        return super().__new__(cls, "aloof", [ValueError("member")])
+
+    def subgroup(self, _: object) -> NoReturn:
+        raise ValueError("subgroup")
+
+
+def raise_hostile(kind: type[Exception] | None) -> None:
+    """Fail with one of them."""
+    if kind is not None:
+        raise kind
+
+
+async def raise_hostile_async(kind: type[Exception] | None) -> None:
+    """Do the same, in a task."""
+    raise_hostile(kind)
 
 
 class Lock:
@@ -526,6 +547,18 @@ def test_an_error_that_refuses_attributes_is_an_error_as_any(
     assert "item 0 (2) failed in phase 'call'" in caught.value.__notes__[0]
     assert "FrozenError" in str(caught.value.__cause__)
     assert ledger.count("closed") == 4
+
+
+@pytest.mark.parametrize("function", [raise_hostile, raise_hostile_async])
+@pytest.mark.parametrize("kind", [UntouchableError, AloofError])
+def test_an_error_that_answers_no_question_fails_its_item_alone(
+    backend: Kind, kind: type[Exception], function: Callable[..., Any]
+) -> None:
+    """It is not asked what it is, or what it has: its type and its members tell whether it is an interrupt."""
+    with backend.pool() as pool:
+        first, failed, last = pool.map(function, [None, kind, None], on_error="return")
+        assert (first, failed.phase, last) == (None, "call", None)
+        assert pool.report.lost_workers == 0
 
 
 def test_an_error_that_cannot_be_handled_ends_a_thread_pool_rather_than_the_wait_for_it() -> None:
