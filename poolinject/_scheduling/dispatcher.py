@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from poolinject.backends.base import Backend, Gone
 
 RECLAIM_SECONDS = 0.002  # after so long a worker that has not opened a chunk that was taken back never will
+MOST_UNIT = (1 << 32) - 1  # outcomes, as a message can say it; no chunk has as many
 REST_SECONDS = 0.1  # the longest that is waited where items run in the caller
 WIDTH = 4  # chunks for each worker that an automatic in-flight limit leaves room for
 
@@ -324,7 +325,7 @@ class Dispatcher:
         options, is_last = run.options, not may_retry(run.options.retries, send.attempt)
         chunk = Chunk(
             *(send.chunk, run.id, send.slot, run.load.function, send.start, send.attempt),
-            unit=options.unit,
+            unit=min(options.unit, MOST_UNIT),
             patience=options.patience,
             exact=send.exact or options.timeout is not None,
             stop_on_failure=options.fail_fast and is_last,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import sys
 import threading
 import time
 from collections import deque
@@ -101,7 +102,7 @@ class Run:
 
     def read(self, source: Iterator[Any], notify: Callable[[], None], *, most: int | None = None) -> bool:
         """Read what there is room for; give whether there may be more. *most* bounds one call, which never waits."""
-        room = self._wait_for_room() if most is None else min(most, self.pressure.room)
+        room = min(self._wait_for_room() if most is None else most, self.pressure.room, sys.maxsize)
         if self.stop_reading:
             return self.cut_input(notify)
         try:

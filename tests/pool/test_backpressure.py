@@ -352,3 +352,14 @@ def until(condition: Callable[[], bool]) -> None:
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.002)
+
+
+@pytest.mark.parametrize("method", ["map", "imap", "imap_unordered", "outcomes"])
+@pytest.mark.parametrize("options", [{"chunksize": 2**32}, {"chunksize": 2**62}, {"max_in_flight": 2**64}], ids=str)
+def test_no_number_is_too_large(backend: Kind, method: str, options: dict[str, int]) -> None:
+    """Neither for a message nor for an iterator: it means all that there is."""
+    limits = {name: options[name] for name in options.keys() & {"max_in_flight"}}
+    with backend.pool(**limits) as pool:
+        for items in (range(4), iter(range(4))):
+            results = list(getattr(pool, method)(echo, items, chunksize=options.get("chunksize")))
+            assert len(results) == 4
