@@ -46,9 +46,9 @@ def look_up(mapping: Mapping[Provider, Value], call: Provider) -> Value | None:
         return None
 
 
-def keep(kept: dict[Any, Value], key: object, value: Value) -> Value:
+def keep(kept: dict[Any, Value], key: object, value: Value, most: int = MOST_KEPT) -> Value:
     """Keep a value, and let go of the oldest where there are many."""
-    while len(kept) >= MOST_KEPT:
+    while len(kept) >= most:
         del kept[next(iter(kept))]
     kept[key] = value
     return value

@@ -30,7 +30,7 @@ from poolinject._scheduling.state import (
 )
 from poolinject._scheduling.timeouts import Overtime, failure_of
 from poolinject._scheduling.timetable import Timetable
-from poolinject._transport.messages import Cancel, Chunk, Load, Results
+from poolinject._transport.messages import MOST_UNIT, Cancel, Chunk, Load, Results
 from poolinject.errors import WorkerLostError
 
 if TYPE_CHECKING:
@@ -41,7 +41,6 @@ if TYPE_CHECKING:
     from poolinject.backends.base import Backend, Gone
 
 RECLAIM_SECONDS = 0.002  # after so long a worker that has not opened a chunk that was taken back never will
-MOST_UNIT = (1 << 32) - 1  # outcomes, as a message can say it; no chunk has as many
 REST_SECONDS = 0.1  # the longest that is waited where items run in the caller
 WIDTH = 4  # chunks for each worker that an automatic in-flight limit leaves room for
 
@@ -85,10 +84,10 @@ class Dispatcher:
         """Begin a run, unless it was cancelled before it came."""
         if run.finished:
             return
-        order = ReorderBuffer() if run.options.ordered else None
+        options, order = run.options, ReorderBuffer() if run.options.ordered else None
         self.runs[run.id] = self._reading[run.id] = run
-        self._limited += run.options.timeout is not None
-        options = run.options
+        self._loading.need(run.load)
+        self._limited += options.timeout is not None
         state = RunState(run.id, run.chunking, order, options.fail_fast, options.pinned)
         state.at_most_once, state.concurrency = options.at_most_once, options.concurrency
         self.scheduler.open(state)
@@ -181,7 +180,7 @@ class Dispatcher:
 
     def load(self, worker_id: int, load: Load) -> None:
         """Make a function known to a worker."""
-        self._loading.load(worker_id, load, self.runs.values())
+        self._loading.load(worker_id, load)
 
     def results(self, worker_id: int, message: Results) -> None:
         """Outcomes have come."""
@@ -347,4 +346,5 @@ class Dispatcher:
         del self.runs[run.id]
         self._reading.pop(run.id, None)
         self._limited -= run.options.timeout is not None
+        self._loading.release(run.load)
         run.finish(self._finished)

@@ -20,13 +20,15 @@ if TYPE_CHECKING:
     from poolinject._injection.plan import Call, Plan
     from poolinject.markers import Lifetime, Provider
 
+MOST_RECENT = 64  # plans of ``__main__``, whose functions may hold on to much
+LITERALS = frozenset((str, int, bool, type(None)))
 
 class Functions:
     """Plans by function, numbers by what the plan packs to.
 
     A function is packed for every run: what it refers to by value may have changed since the last one. Where nothing
     has, the pack is the same and so is the number. Plans are kept, but not those of ``__main__``, where running a
-    notebook cell again may change what an annotation means.
+    notebook cell again may change what an annotation means: they are made anew, and numbered anew if they differ.
     """
 
     def __init__(
@@ -42,6 +44,7 @@ class Functions:
         self._overrides = self._planner.overrides
         self._seen: dict[Provider, Provider] = {}
         self._plans: dict[Hashable, tuple[Plan, int]] = {}
+        self._recent: dict[Hashable, tuple[Plan, int]] = {}  # of those that are made anew
         self._numbers: dict[bytes, int] = {}
         self._counter = itertools.count()
         self._warned: set[Hashable] = set()
@@ -92,10 +95,14 @@ class Functions:
         return list(dict.fromkeys(modules))
 
     def _number_of(self, plan: Plan) -> int:
-        """Give the number of a plan that is kept, a new one of any other."""
+        """Give the number of a plan that is kept, or of a recent one that is the same; else a new one."""
+        key = (plan.call, identity(plan.function))
         with self._lock:
-            kept = self._plans.get((plan.call, identity(plan.function)))
-            return kept[1] if kept is not None and kept[0] is plan else next(self._counter)
+            for kept in (self._plans.get(key), self._recent.get(key)):
+                if kept is not None and _is_same(kept[0]._replace(function=plan.function), plan):
+                    return kept[1]
+            self._recent.pop(key, None)
+            return keep(self._recent, key, (plan, next(self._counter)), MOST_RECENT)[1]
 
     def _warn_of_unmatched(self) -> None:
         for provider in self._planner.unmatched():
@@ -104,3 +111,14 @@ class Functions:
                 name = getattr(provider, "__qualname__", repr(provider))
                 message = f"the override of {name} matches nothing: no function of this pool depends on it so far"
                 warnings.warn(message, UserWarning, stacklevel=6)
+
+
+def _is_same(one: Any, other: Any) -> bool:
+    """Tell whether two plans have the same objects in the same places; none of them is asked."""
+    if one is other:
+        return True
+    if type(one) is not type(other):
+        return False
+    if isinstance(one, tuple):
+        return len(one) == len(other) and all(map(_is_same, one, other))
+    return type(one) in LITERALS and bool(one == other)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING
 
 from poolinject._transport.messages import Forget, Load
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
-
-    from poolinject._scheduling.runs import Run
     from poolinject.backends.base import Backend
 
 MOST_LOADED = 256  # functions that a worker knows at the same time, where no more are running
@@ -21,19 +19,29 @@ class Loading:
     def __init__(self, backend: Backend, workers: int) -> None:
         self._backend = backend
         self._loaded: list[dict[int, None]] = [{} for _ in range(workers)]  # the oldest first
+        self._needed = Counter[int]()  # functions, by how many runs
 
     def add_worker(self) -> None:
         """There is one more."""
         self._loaded.append({})
 
-    def load(self, worker_id: int, load: Load, runs: Collection[Run]) -> None:
-        """Make a function known to a worker; those of the *runs* that go on are not forgotten."""
+    def need(self, load: Load) -> None:
+        """A run of this function begins; it is not forgotten before the end of that."""
+        self._needed[load.function] += 1
+
+    def release(self, load: Load) -> None:
+        """A run has come to its end."""
+        self._needed[load.function] -= 1
+        if not self._needed[load.function]:
+            del self._needed[load.function]
+
+    def load(self, worker_id: int, load: Load) -> None:
+        """Make a function known to a worker."""
         loaded = self._loaded[worker_id]
         if load.function in loaded:
             return
         if len(loaded) >= MOST_LOADED:
-            needed = {run.load.function for run in runs}
-            oldest = next((function for function in loaded if function not in needed), None)
+            oldest = next((function for function in loaded if function not in self._needed), None)
             if oldest is not None:
                 del loaded[oldest]
                 self._backend.send(worker_id, Forget(oldest))

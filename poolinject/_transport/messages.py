@@ -104,6 +104,9 @@ class Limit(NamedTuple):
     memory: int
 
 
+MOST_UNIT = (1 << 32) - 1  # outcomes, as a frame can say it; no chunk has as many
+
+
 class Chunk(NamedTuple):
     """Consecutive items of one run. ``slot`` is its place in the control block of the worker.
 
