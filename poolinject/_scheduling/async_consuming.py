@@ -128,6 +128,8 @@ class AsyncConsumption:
                 await _handle_each(block, self._handle, values)
             else:
                 await in_thread(values.extend, self._convert(block))
+        except StopAsyncIteration as error:
+            return _up_to(values, consuming.ended_by(error, "on_error"), error)
         except Exception as error:  # noqa: BLE001 - the user's own; what was done before comes before
             return _up_to(values, error)
         return values
@@ -141,7 +143,10 @@ class AsyncConsumption:
         if self._reader is not None:
             with anyio.move_on_after(self._consumption.settle_seconds):
                 await self._reader.ended.wait()
-        self._consumption.raise_end()
+        try:
+            self._consumption.raise_end()
+        except StopIteration as error:
+            raise consuming.ended_by(error, "an item") from error
 
     @property
     def step(self) -> int:
@@ -218,8 +223,7 @@ class AsyncResults(AsyncIterator[Value], Generic[Value]):
             self._leave()
             await self._consumption.settle()
             if isinstance(error, StopAsyncIteration):  # of an item; here it would mean that there are no more
-                message = "an item raised StopAsyncIteration"
-                raise RuntimeError(message) from error  # noqa: TRY004 - as generators do
+                raise consuming.ended_by(error, "an item") from error
             raise
         finally:
             self._is_asked = False
@@ -286,6 +290,8 @@ async def _handle_each(block: Block, handle: Handle, values: list[Any]) -> None:
     values += block.values[len(values) :]
 
 
-def _up_to(values: list[Any], error: Exception) -> Iterator[Any]:
+def _up_to(values: list[Any], error: Exception, cause: Exception | None = None) -> Iterator[Any]:
     yield from values
+    if cause is not None:
+        raise error from cause
     raise error

@@ -131,6 +131,9 @@ class Consumption:
                 self.raise_end()
         except GeneratorExit:
             raise
+        except StopIteration as error:
+            self._settle()
+            raise ended_by(error, "an item") from error
         except BaseException:
             self._settle()
             raise
@@ -225,8 +228,15 @@ def up_to_failure(block: Block, options: RunOptions) -> Iterator[Any]:
     yield from values
     try:
         raise_failure(failure, options)
+    except StopIteration as error:
+        raise ended_by(error, "an item") from error
     finally:
         del failure  # as in ``raise_end``
+
+
+def ended_by(error: StopIteration | StopAsyncIteration, who: str) -> RuntimeError:
+    """Make the error that tells of one which would end the iteration instead, or which a coroutine may not raise."""
+    return RuntimeError(f"{who} raised {type(error).__name__}")
 
 
 def replacing(on_error: Literal["return"] | Callable[[Failure], Any]) -> Convert:
@@ -240,11 +250,19 @@ def replacing(on_error: Literal["return"] | Callable[[Failure], Any]) -> Convert
         for offset, value in enumerate(block.values):
             if offset in failures:
                 failure = block.failure(failures[offset])
-                yield failure if on_error == "return" else on_error(failure)
+                yield failure if on_error == "return" else replaced(failure, on_error)
             else:
                 yield value
 
     return convert
+
+
+def replaced(failure: Failure, on_error: Callable[[Failure], Any]) -> Any:
+    """Give what the user puts in the place of a failure."""
+    try:
+        return on_error(failure)
+    except StopIteration as error:
+        raise ended_by(error, "on_error") from error
 
 
 def to_outcomes(block: Block) -> Iterator[Success[Any] | Failure]:

@@ -378,16 +378,28 @@ def test_an_iterator_stays_on_its_event_loop(loop: Loop) -> None:
     loop.run(main)
 
 
-def test_an_item_cannot_end_the_iterator(loop: Loop) -> None:
-    """``StopAsyncIteration`` becomes a ``RuntimeError``, as in generators."""
+@pytest.mark.parametrize("kind", [StopIteration, StopAsyncIteration])
+def test_an_item_cannot_end_the_iterator(loop: Loop, kind: type[Exception]) -> None:
+    """It becomes a ``RuntimeError`` that has it as its cause, as what generators and coroutines raise."""
 
     def stop(item: int) -> int:
-        raise StopAsyncIteration(item)
+        raise kind(item)
+
+    async def stop_in_place(_: Failure) -> None:
+        raise kind(7)
 
     async def main() -> None:
         async with Kind("thread").pool(1) as pool:
-            with pytest.raises(RuntimeError, match="StopAsyncIteration"):
+            with pytest.raises(RuntimeError, match=f"^an item raised {kind.__name__}$") as caught:
                 [value async for value in pool.aimap(stop, [7])]
+            assert repr(caught.value.__cause__) == repr(kind(7))
+            if kind is StopIteration:  # else a coroutine may raise it
+                for call in (pool.amap(stop, [7]), pool.asubmit(stop, 7)):
+                    with pytest.raises(RuntimeError, match=r"^an item raised StopIteration$"):
+                        await call
+            else:
+                with pytest.raises(RuntimeError, match=r"^on_error raised StopAsyncIteration$"):
+                    await pool.amap(stop, [7], on_error=stop_in_place)
 
     loop.run(main)
 

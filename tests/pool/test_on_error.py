@@ -478,6 +478,34 @@ def test_the_failure_of_an_iterator_is_raised_once(backend: Kind) -> None:
             next(results)
 
 
+def stop(item: int) -> NoReturn:
+    """Raise what would end an iteration."""
+    raise StopIteration(item)
+
+
+@pytest.mark.parametrize("method", ["imap", "imap_unordered"])
+def test_an_item_does_not_end_the_iteration_in_silence(backend: Kind, method: str) -> None:
+    """``StopIteration`` becomes the cause of a ``RuntimeError``; where no generator is in between it is raised."""
+    with backend.pool() as pool:
+        with pytest.raises(RuntimeError, match=r"^an item raised StopIteration$") as caught:
+            list(getattr(pool, method)(stop, [3]))
+        assert isinstance(caught.value.__cause__, StopIteration)
+        assert caught.value.__cause__.value == 3
+        with pytest.raises(StopIteration):
+            pool.map(stop, [3])
+
+
+@pytest.mark.parametrize("method", ["map", "imap"])
+def test_what_replaces_failures_does_not_end_the_iteration_in_silence(backend: Kind, method: str) -> None:
+    """The error tells who raised it."""
+
+    def end(_: Failure) -> NoReturn:
+        raise StopIteration
+
+    with backend.pool() as pool, pytest.raises(RuntimeError, match=r"^on_error raised StopIteration$"):
+        list(getattr(pool, method)(refuse, [3], on_error=end))
+
+
 def test_one_exception_object_for_many_items_is_noted_for_each() -> None:
     """Where memory is shared the same object may fail several items."""
     error = ValueError("shared")
