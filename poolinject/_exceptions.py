@@ -36,12 +36,17 @@ def has_cause(error: BaseException) -> bool:
     return _CAUSE.__get__(error) is not None
 
 
-def notes_of(error: BaseException) -> list[str]:
-    """Give the notes; none where there is something else in their place."""
+def notes_of(error: BaseException) -> list[Any]:
+    """Give the notes, of which nobody knows that they are texts; none where something else is in their place."""
     notes = _ATTRIBUTES.__get__(error).get("__notes__")
     return list(notes) if isinstance(notes, (list, tuple)) else []
 
 
 def add_note(error: BaseException, note: str) -> None:
     """Add a note."""
-    _ATTRIBUTES.__get__(error)["__notes__"] = [*notes_of(error), note]
+    set_notes(error, [*notes_of(error), note])
+
+
+def set_notes(error: BaseException, notes: list[str]) -> None:
+    """Put notes in the place of what is there."""
+    _ATTRIBUTES.__get__(error)["__notes__"] = notes

@@ -7,7 +7,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
-from poolinject._exceptions import add_note, has_cause, set_cause
+from poolinject._exceptions import has_cause, notes_of, set_cause, set_notes
 from poolinject._scheduling.blocks import Block
 from poolinject._scheduling.iteration import Iteration, Parts
 from poolinject._scheduling.progress import length_of
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
     Convert = Callable[[Block], Iterable[Any]]
 
+ITEM_NOTES = 10  # at an error, which may be one object for many items
+_OWN = " failed in phase "
 ITEM_REPR = 200  # characters of an item's repr in an error text
 READ_SECONDS = 0.001  # for the items of a chunk, where those run on the thread that reads
 SEQUENCES = (list, tuple, range)  # of which slices can be had at once
@@ -291,13 +293,22 @@ def error_of(failure: Failure, options: RunOptions) -> BaseException:
     where = "" if failure.provider is None else f" of {failure.provider}"
     worker = "" if failure.worker_id is None else f" on worker {failure.worker_id}"
     item = f" ({short_repr(failure.item)})" if options.repr_items else ""
-    add_note(
+    _add_item_note(
         error,
         f"item {failure.index}{item} failed in phase {failure.phase!r}{where}{worker}, attempt {failure.attempts}",
     )
     if not has_cause(error):
         set_cause(error, RemoteTraceback(failure.traceback))
     return error
+
+
+def _add_item_note(error: BaseException, note: str) -> None:
+    """Note at an error which item it failed; where one object fails many, the newest of them."""
+    notes = [each for each in notes_of(error) if each != note]
+    own = [each for each in notes if isinstance(each, str) and each.startswith("item ") and _OWN in each]
+    for each in own[: max(0, len(own) + 1 - ITEM_NOTES)]:
+        notes.remove(each)
+    set_notes(error, [*notes, note])
 
 
 def short_repr(item: object) -> str:

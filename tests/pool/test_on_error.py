@@ -506,18 +506,21 @@ def test_what_replaces_failures_does_not_end_the_iteration_in_silence(backend: K
         list(getattr(pool, method)(refuse, [3], on_error=end))
 
 
-def test_one_exception_object_for_many_items_is_noted_for_each() -> None:
-    """Where memory is shared the same object may fail several items."""
+def test_one_exception_object_for_many_items_is_noted_for_the_newest() -> None:
+    """Where memory is shared the same object may fail item after item, for as long as the program runs."""
     error = ValueError("shared")
+    error.add_note("of the user")
 
-    def fail(item: int) -> NoReturn:
+    def fail(_: int) -> NoReturn:
         raise error
 
     with Kind("inline").pool() as pool:
-        for _ in range(2):
+        for item in (*range(50), 49):
             with pytest.raises(ValueError, match="shared"):
-                pool.map(fail, [1])
-    assert len(error.__notes__) == 2
+                pool.map(fail, [item])
+    first, *others = error.__notes__
+    assert first == "of the user"
+    assert [note.partition(" failed")[0] for note in others] == [f"item 0 ({item})" for item in range(40, 50)]
 
 
 def test_a_raised_error_can_be_pickled_with_its_notes(backend: Kind) -> None:
