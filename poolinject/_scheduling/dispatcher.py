@@ -28,7 +28,7 @@ from poolinject._scheduling.state import (
     Send,
     TakeBack,
 )
-from poolinject._scheduling.timeouts import Overtime, failure_of
+from poolinject._scheduling.timeouts import Overtime, failure_of, late_one
 from poolinject._scheduling.timetable import Timetable
 from poolinject._transport.messages import MOST_UNIT, Cancel, Chunk, Load, Results
 from poolinject.errors import WorkerLostError
@@ -242,7 +242,7 @@ class Dispatcher:
         is_known = begun is None or end.suspect is not None or any(begun.get(chunk.slot, 0) is None for chunk in chunks)
         actions = self.scheduler.gone(worker_id, end.begun, delays, end.suspect)
         losses = [action for action in actions if isinstance(action, Lose)]
-        self._late = losses[-1] if is_late and losses else None  # the last one was running
+        self._late = late_one(losses, self.runs) if is_late else None
         self._perform(actions)
         return had_items and not is_known and not losses
 

@@ -9,9 +9,10 @@ from poolinject._transport.messages import Failed
 from poolinject.errors import ItemTimeoutError, WorkerLostError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping, Sequence
 
     from poolinject._scheduling.runs import Run
+    from poolinject._scheduling.state import Lose
     from poolinject.backends.base import Backend
 
 LOOK_SECONDS = 0.05  # between two looks, while items with a time limit are under way
@@ -46,6 +47,13 @@ class Overtime:
         """Tell of a worker that has ended whether that was because of the item that it was running."""
         missed = self._killed.pop(worker_id, None)
         return missed is not None and missed == self._backend.deadline(worker_id)
+
+
+def late_one(losses: Sequence[Lose], runs: Mapping[int, Run]) -> Lose | None:
+    """Tell which item was running of those that were lost with a worker; where they ran beside others nobody knows."""
+    if not losses or (len(losses) > 1 and runs[losses[-1].run].options.concurrency > 1):
+        return None
+    return losses[-1]
 
 
 def failure_of(run: Run, index: int, lost: WorkerLostError | None, worker_id: int, *, overtime: bool) -> Failed:

@@ -232,6 +232,29 @@ def test_an_item_that_ends_its_worker_is_the_one_that_is_lost(
         assert [r for r in results if not isinstance(r, Failure)] == [0, 1, 2, 3, 4, 6, 7]
 
 
+async def hold_loop(item: int) -> int:
+    """Keep the others of the first three, which have begun as well, from going on."""
+    note("began")
+    while count("began") < 3:  # noqa: ASYNC110 - others write to a file
+        await asyncio.sleep(0.002)
+    if item == 0:
+        threading.Event().wait(PATIENCE)
+    await asyncio.sleep(PATIENCE)
+    return item
+
+
+def test_nobody_says_which_item_of_those_that_are_lost_was_late(process: Kind, ledger: ModuleType) -> None:
+    """Where they run beside each other and at most once, that of the first one is not taken for the last one's."""
+    with process.pool(1) as pool:
+        options: dict[str, Any] = {"concurrency": 3, "timeout": 0.2, "delivery": "at_most_once"}
+        results: list[Any] = pool.map(hold_loop, range(3), on_error="return", **options)
+        assert [result.phase for result in results] == ["lost"] * 3
+        assert ledger.count("began") == 3
+        (alone,) = pool.map(hold_loop, [0], on_error="return", **options)
+        assert isinstance(alone, Failure)
+        assert alone.phase == "timeout"
+
+
 def test_at_most_once_loses_what_has_begun(process: Kind, ledger: ModuleType) -> None:
     """It may have been done."""
     with process.pool(1) as pool:
