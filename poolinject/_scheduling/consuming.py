@@ -163,9 +163,14 @@ class Consumption:
         return None
 
     def _read_chunk(self) -> None:
-        """Read on the thread that runs the items: for a chunk, fewer where the input is so slow that those wait."""
+        """Read on the thread that runs the items: for a chunk, fewer where the input is so slow that those wait.
+
+        The first one waits for no other, unless they run beside each other.
+        """
         run, count = self.run, 1
         left = max(run.chunking.size, run.options.concurrency) if run.wants_items else 0
+        if self._length is None and run.pressure.read == 0 and run.options.concurrency == 1:
+            left = min(left, 1)
         until = time.perf_counter() + READ_SECONDS
         while run.read(self._source, self.driver.notify, most=min(count, left)) and left > count:
             left, count = left - count, 2 * count

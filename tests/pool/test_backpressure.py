@@ -354,6 +354,24 @@ def until(condition: Callable[[], bool]) -> None:
         time.sleep(0.002)
 
 
+def test_the_first_result_waits_for_no_second_item(backend: Kind) -> None:
+    """However much a chunk of this function has by now, and wherever the input is read."""
+    taken = threading.Event()
+
+    def slow() -> Iterator[int]:
+        yield 0
+        if not taken.wait(PATIENCE / 3):
+            raise TimeoutError
+        yield 1
+
+    with backend.pool(1) as pool:
+        pool.map(echo, range(1000))
+        results = pool.imap(echo, slow())
+        assert next(results) == 0
+        taken.set()
+        assert list(results) == [1]
+
+
 @pytest.mark.parametrize("method", ["map", "imap", "imap_unordered", "outcomes"])
 @pytest.mark.parametrize("options", [{"chunksize": 2**32}, {"chunksize": 2**62}, {"max_in_flight": 2**64}], ids=str)
 def test_no_number_is_too_large(backend: Kind, method: str, options: dict[str, int]) -> None:
