@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import threading
 import warnings
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from poolinject._injection.planner import Planner
 from poolinject._injection.registry import Registry, identity, keep
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 MOST_RECENT = 64  # plans of ``__main__``, whose functions may hold on to much
 LITERALS = frozenset((str, int, bool, type(None)))
+
 
 class Functions:
     """Plans by function, numbers by what the plan packs to.

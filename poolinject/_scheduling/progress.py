@@ -88,6 +88,8 @@ def _make(progress: Progress, total: int | None) -> Any:
         options["desc"] = progress
     elif isinstance(progress, Mapping):
         options |= progress
+    if sys.stderr is None and options.get("file") is None:  # a program without a terminal, such as pythonw
+        return None
     from tqdm.auto import tqdm  # noqa: PLC0415 - it looks for a notebook when it is imported
 
     with warnings.catch_warnings():

@@ -168,3 +168,14 @@ def test_length_that_cannot_be_told_is_not_known() -> None:
 
     assert length_of(range(5)) == 5
     assert length_of(iter(())) is length_of(Refusing()) is length_of(range(2**70)) is None
+
+
+def test_nothing_is_drawn_where_there_is_no_standard_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which is so in programs without a terminal; another file may be given."""
+    monkeypatch.setattr("sys.stderr", None)
+    assert not Bar(True, range(3)).is_shown  # noqa: FBT003 - as users give it
+    file = io.StringIO()
+    bar = Bar({"file": file}, range(3))
+    bar.update(3)
+    bar.close()
+    assert "3/3" in file.getvalue()
