@@ -7,10 +7,12 @@ the monitor looks: each millisecond, or as soon as pure Python lets another thre
 
 from __future__ import annotations
 
+import itertools
 import os
 import resource
 import sys
 import time
+from collections import deque
 from typing import TYPE_CHECKING, NamedTuple
 
 from poolinject._injection.plan import Step
@@ -23,9 +25,9 @@ if TYPE_CHECKING:
 
 CALM_SECONDS = 5e-5  # for an item; recording one takes some 1.5e-6, and as much again for what it drives out of caches
 SHARE, EXACT_SECONDS = 0.4, 1e-5  # of an item for recording it, and for an item, where what had begun is not run again
-# Time in the system, in calls of the cheapest kind: a write of one byte to a file takes four, pure Python a tenth.
-SYSTEM_CALLS = 2  # that an item may take, beside those with which asyncio asks for the number of the process
-LOOP_CALLS = 1.2 if sys.version_info < (3, 12) else 0.0  # each time that the loop is shown or hidden
+# Time in the system, in calls of the cheapest kind: a write of one byte to a file takes three, pure Python a tenth.
+SYSTEM_CALLS = 1.5  # that an item may take, beside those with which asyncio asks for the number of the process
+LOOP_CALLS = 1.0 if sys.version_info < (3, 12) else 0.0  # each time that the loop is shown or hidden
 # The following are parts of what recording takes, and seconds, of which the less counts, for an item. A write of one
 # byte to a file takes half as long as recording, and some 8e-7 seconds.
 HARMLESS_SHARE, HARMLESS_SECONDS = 0.75, 1.2e-6  # an item quicker than that is not in the system for long
@@ -119,7 +121,6 @@ def cost_of_call() -> float:
     best = 1.0
     for _ in range(ROUNDS):
         began = time.thread_time()
-        for _ in range(ITEMS):
-            os.getppid()
+        deque(itertools.starmap(os.getppid, itertools.repeat((), ITEMS)), maxlen=0)  # no line that a tracer would see
         best = min(best, (time.thread_time() - began) / ITEMS)
     return best / 2

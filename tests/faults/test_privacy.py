@@ -7,6 +7,7 @@ import re
 import stat
 import tempfile
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -44,9 +45,10 @@ def internet_sockets() -> set[int]:
 def sockets_of(pid: int) -> Iterator[int]:
     """Give the inodes of the sockets that a process has open."""
     for file in Path(f"/proc/{pid}/fd").iterdir():
-        match = re.fullmatch(r"socket:\[(\d+)\]", os.readlink(file))  # noqa: PTH115 - a socket is no path
-        if match is not None:
-            yield int(match[1])
+        with suppress(FileNotFoundError):  # closed meanwhile
+            match = re.fullmatch(r"socket:\[(\d+)\]", os.readlink(file))  # noqa: PTH115 - a socket is no path
+            if match is not None:
+                yield int(match[1])
 
 
 @needs_proc

@@ -235,14 +235,16 @@ def test_a_limit_on_the_size_of_files_is_heeded(tmp_path: Path) -> None:
     script.write_text(
         "import resource\n"
         "from poolinject import BackendUnavailableError, InjectedPool\n"
+        "before = resource.getrlimit(resource.RLIMIT_FSIZE)\n"
         "for size in (500_000_000, 1 << 20, 100_000):\n"
-        "    resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))\n"
+        "    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))\n"
         "    with InjectedPool(2) as pool:\n"
         "        try:\n"
         "            pool.map(len, [bytes(200_000)] * 20)\n"
         "            print(sum(map(len, pool.map(bytes, [300_000] * 20))))\n"
         "        except BackendUnavailableError as error:\n"
         "            print(error)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, before)\n"
     )
     done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=PATIENCE, check=False)
     assert re.search(r"^6000000\n6000000\n.* 100000 bytes at the most.*raise ulimit -f", done.stdout)
