@@ -178,7 +178,8 @@ class Tally:
 
 def bar_of(limit: int | None) -> dict[str, Any]:
     """Return the options of a progress bar for so many flights, ``None`` for all."""
-    return {"desc": "flights", "unit": " rows", "total": min(limit or ROWS, ROWS)}
+    seconds = 0.1 if sys.stderr.isatty() else 1.0  # a log gets a line for each time that it is drawn
+    return {"desc": "flights", "unit": " rows", "total": min(limit or ROWS, ROWS), "mininterval": seconds}
 
 
 def run(options: argparse.Namespace, shards: Path) -> Tally:

@@ -16,17 +16,19 @@ from tests import SAMPLE
 
 ROOT = Path(__file__).resolve().parent.parent
 ROOMS_APART = ("faults", "clusters")  # each a part of its own
+WIDTH = "240"
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Return pytest's exit code, or that of the coverage report where the tests passed."""
+    """Return pytest's exit code, or that of the coverage report, which is made where the tests passed."""
     run("coverage", "erase")
     if not arguments:
         os.environ[SAMPLE] = "yes"
-    tests = run_parts([list(arguments)] if arguments else parts_of_suite())
+    failed = run_parts([list(arguments)] if arguments else parts_of_suite())
+    if failed:
+        return failed
     run("coverage", "combine", "--quiet")
-    report = run("coverage", "report", *(["--fail-under=0"] if arguments else []))
-    return tests or report
+    return run("coverage", "report", *(["--fail-under=0"] if arguments else []))
 
 
 def parts_of_suite() -> list[list[str]]:
@@ -41,22 +43,24 @@ def parts_of_suite() -> list[list[str]]:
 
 
 def run_parts(parts: Sequence[list[str]]) -> int:
-    """Run pytest for each part, all at the same time; print one after another, return the worst exit code."""
+    """Run pytest for each part, all at the same time; print those that failed last, return the worst exit code."""
     if len(parts) == 1:
         return run("coverage", "run", "-m", "pytest", *parts[0])
-    worst = 0
     with ThreadPoolExecutor(len(parts)) as threads:
-        for done in threads.map(run_quietly, parts):
-            sys.stdout.write(done.stdout)
-            sys.stdout.flush()
-            worst = max(worst, abs(done.returncode))
-    return worst
+        ended = sorted(threads.map(run_quietly, parts), key=lambda part: abs(part.returncode))
+    for part in ended:
+        sys.stdout.write(part.stdout)
+    sys.stdout.flush()
+    return abs(ended[-1].returncode)
 
 
 def run_quietly(part: list[str]) -> "subprocess.CompletedProcess[str]":
     """Run pytest for a part and keep what it prints."""
     command = [sys.executable, "-m", "coverage", "run", "-m", "pytest", *part]
-    return subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+    wide = {**os.environ, "COLUMNS": WIDTH}  # where pytest's summary has room for what went wrong
+    return subprocess.run(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False, env=wide
+    )
 
 
 def run(module: str, *arguments: str) -> int:

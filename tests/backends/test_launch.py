@@ -21,6 +21,7 @@ from poolinject.backends import _servers
 from poolinject.backends._forkserver import ORPHAN_SECONDS
 from poolinject.backends._launch import UNKNOWN, WorkerProcess, available_start_methods
 from poolinject.errors import BackendUnavailableError
+from tests import MEASURED, unmeasured
 from tests.backends.answering import ENTRY, PATIENCE, Started, exists, vanishes
 
 pytestmark = pytest.mark.timeout(30)
@@ -133,8 +134,8 @@ def test_worker_sees_the_surroundings_of_the_caller(
     assert told["pid"] == second.process.pid != first.process.pid
     assert told["argv"] == sys.argv
     assert told["cwd"] == str(tmp_path)
-    told["environ"].pop("COVERAGE_PROCESS_CONFIG", None)  # a measured run gives each process its own
-    assert told["environ"] == {key: value for key, value in os.environ.items() if key != "COVERAGE_PROCESS_CONFIG"}
+    told["environ"].pop(MEASURED, None)  # a measured run gives each process its own
+    assert told["environ"] == unmeasured()
     assert [os.path.abspath(entry) for entry in told["path"]] == [os.path.abspath(entry) for entry in sys.path]  # noqa: PTH100
     assert [first.end(), second.end()] == [0, 0]
 

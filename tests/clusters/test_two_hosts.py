@@ -18,6 +18,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import unmeasured
 from tests.clusters.conftest import available
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -49,8 +50,8 @@ class Host:
 
 
 def environment() -> dict[str, str]:
-    """Give every process this library, and nothing else of the working directory."""
-    return {**os.environ, "PYTHONPATH": str(ROOT)}
+    """Give every process this library, and nothing else of the working directory; none is measured, for its tempo."""
+    return {**unmeasured(), "PYTHONPATH": str(ROOT)}
 
 
 def ip(*arguments: str) -> subprocess.CompletedProcess[str]:
