@@ -93,15 +93,14 @@ def ledger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 
 SAMPLED = {  # of so many tests of these files and rooms one, drawn by the name
-    "pool": 2,
-    "test_backpressure.py": 3,
+    "pool": 4,
+    "faults": 2,
     "async_pool": 6,
     "test_async_backends.py": 6,
-    "test_caller_death.py": 3,
-    "test_concurrency_faults.py": 2,
-    "test_loop_hygiene.py": 2,
+    "test_caller_death.py": 4,
 }
 BORROWED_SAMPLED = 8  # the same of those of another room's that clusters run too
+RAY_SAMPLED = 24  # the same of those, where each worker takes seconds to start
 SPAWN_SAMPLED = 3  # the same of those whose processes start slowest, which is all that differs in them
 
 
@@ -115,7 +114,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         one_in = max(one_in, SPAWN_SAMPLED if "spawn" in item.name else 1)
         function = item.nodeid.partition("[")[0]
         is_borrowed = isinstance(item, pytest.Function) and item.function.__module__ != item.module.__name__
-        one_in = BORROWED_SAMPLED if is_borrowed else one_in
+        if is_borrowed:
+            one_in = RAY_SAMPLED if "ray" in item.name else BORROWED_SAMPLED
         is_drawn = zlib.crc32(item.nodeid.encode()) % one_in == 0 or not (is_borrowed or function in seen)
         seen.add(function)
         (kept if is_drawn else left).append(item)

@@ -13,6 +13,7 @@ import pytest
 
 from poolinject import InjectedPool
 from poolinject.backends.base import Backend
+from tests import MEASURED
 from tests.conftest import Kind
 from tests.pool import ledger as ledger_module
 
@@ -87,7 +88,9 @@ def ray(pointer: Path) -> Iterator[Cluster]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-        library.init("local", num_cpus=WORKERS, include_dashboard=False, log_to_driver=False)
+        with pytest.MonkeyPatch.context() as start:
+            start.delenv(MEASURED, raising=False)  # Ray's own processes import much, and each actor is a new one
+            library.init("local", num_cpus=WORKERS, include_dashboard=False, log_to_driver=False)
         yield Cluster("ray")
         library.shutdown()
 

@@ -88,7 +88,7 @@ def objects() -> Counter[str]:
     return Counter(each.__qualname__ for each in classes if str(each.__module__).startswith("poolinject"))
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize(("kind", "count"), [(THREAD, 50), (FORKSERVER, 50), (FORK, 25), (SPAWN, 5)], ids=str)
 def test_many_pools_leave_nothing(ledger: ModuleType, kind: Kind, count: int) -> None:
     """Whether they came to a good end or not; the caller's memory does not grow with them."""
