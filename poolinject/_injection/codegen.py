@@ -6,7 +6,9 @@ provider and the generators that are open there. There are four forms:
 - ``"chunk"`` is what workers run: a loop over numbered items, which counts in shared memory what it has begun, appends
   each result to ``kept`` and gives each ``Failed`` to ``fail``. A result that is not an atom, so that it may change
   later, goes to ``other``. It returns ``None`` at the end of the items, ``True`` where the next item needs a
-  fresh copy of the context, ``False`` where ``fail`` says that no further one is to start.
+  fresh copy of the context, ``False`` where ``fail`` says that no further one is to start. With coroutines in it, it is
+  a generator that yields what they wait for, and ``show()`` and ``hide()`` the event loop around each of them; where
+  the event loop is ``elsewhere`` they are handed to it instead.
 - ``"bulk"`` is the same for functions so quick that counting would cost as much as they do: the items come without
   numbers, and nothing is counted.
 - ``"call"`` takes one item and gives the result or a ``Failed``; it never raises.
@@ -20,6 +22,7 @@ import hashlib
 import keyword
 import linecache
 import re
+import types
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
 from poolinject._injection.defaults import own_spares, spread
@@ -44,18 +47,20 @@ class Generated(NamedTuple):
     source: str
     constants: dict[str, Any]
     stages: tuple[Stage, ...]
+    yields: bool
 
 
-def generate(plan: Plan, form: Form = "chunk", *, measured: bool = False) -> Generated:
+def generate(plan: Plan, form: Form = "chunk", *, elsewhere: bool = False, measured: bool = False) -> Generated:
     """Write the function for a plan; with *measured* it calls ``mark()`` at each stage and after the last one."""
-    return _Writer(plan, form, measured=measured).write()
+    return _Writer(plan, form, elsewhere=elsewhere, measured=measured).write()
 
 
 def compile_generated(generated: Generated, names: dict[str, Any]) -> Any:
     """Make the function; ``names`` are the live things it uses beside its constants. Tracebacks show the source."""
     namespace = {**generated.constants, **names}
     exec(_code(generated.source, generated.function), namespace)  # noqa: S102 - our own source
-    return namespace[generated.function]
+    function = namespace[generated.function]
+    return types.coroutine(function) if generated.yields else function
 
 
 @functools.lru_cache(maxsize=256)
@@ -82,9 +87,10 @@ HEADERS: dict[Form, str] = {
 
 
 class _Writer:
-    def __init__(self, plan: Plan, form: Form, *, measured: bool) -> None:
+    def __init__(self, plan: Plan, form: Form, *, elsewhere: bool, measured: bool) -> None:
         self.plan, self.form, self.measured = plan, form, measured
         self.is_async, self.in_loop = form == "await", form in {"chunk", "bulk"}
+        self.yields = self.in_loop and not elsewhere and plan.has_coroutines
         self.name = f"{'run' if self.in_loop else 'call'}_{_identifier(plan.name)}"
         self.lines: list[str] = []
         self.constants: dict[str, Any] = {}
@@ -106,7 +112,7 @@ class _Writer:
         self.constants["stages"] = tuple(self.stages)
         self.constants["names"] = tuple(step.name for step in self.steps.values())
         source = "\n".join((*self.beginning(), *self.lines)) + "\n"
-        return Generated(self.name, source, self.constants, tuple(self.stages))
+        return Generated(self.name, source, self.constants, tuple(self.stages), self.yields)
 
     def beginning(self) -> list[str]:
         lines = [HEADERS[self.form].format(self.name)]
@@ -115,6 +121,8 @@ class _Writer:
         if not self.in_loop:
             return [*lines, "    at = 0"]
         lines.append("    kind = None")
+        if self.yields:
+            lines.append("    outer = running()")
         loop = f"    for {'item' if self.form == 'bulk' else 'begun[place], item'} in numbered:"
         return [*lines, "    at = 0", loop] if len(self.stages) == 1 else [*lines, loop, "        at = 0"]
 
@@ -124,6 +132,8 @@ class _Writer:
         failed = f"await failing({closing})" if self.is_async else f"drive(closing_failed({closing}), run)"
         self.emit("except BaseException as error:", indent=1)
         if self.in_loop:
+            if self.yields:
+                self.emit("hide(outer)")
             self.emit(f"if fail({failed}):")
             self.emit("return False", indent=3)
             self.emit("else:", indent=1)
@@ -203,10 +213,10 @@ class _Writer:
         if step.kind == "call":
             self.emit(f"v{slot} = {call}")
         elif step.kind == "coroutine":
-            self.emit(f"v{slot} = {self.awaited(call)}")
+            self.emit_awaited(call, f"v{slot} = ")
         elif step.kind == "async generator":
             self.emit(f"g{slot} = {call}")
-            self.emit(f"v{slot} = {self.awaited(f'open_async(g{slot}, {name})')}")
+            self.emit_awaited(f"open_async(g{slot}, {name})", f"v{slot} = ")
         else:
             self.emit(f"g{slot} = {call}")
             self.emit(f"for v{slot} in g{slot}: break")
@@ -223,7 +233,10 @@ class _Writer:
             item = []
         function = self.constant(_identifier(plan.name), plan.function)
         call = f"{function}({self.passed(plan.arguments, item)})"
-        self.emit(f"result = {self.awaited(call) if plan.kind == 'coroutine' else call}")
+        if plan.kind == "coroutine":
+            self.emit_awaited(call, "result = ")
+        else:
+            self.emit(f"result = {call}")
 
     def cleanups(self) -> None:
         order = self.opened(len(self.plan.steps))
@@ -234,12 +247,17 @@ class _Writer:
             self.stage("cleanup", step.name, order[position:])
             name = self.constant("name", step.name)
             if step.kind == "async generator":
-                self.emit(self.awaited(f"close_async(g{slot}, {name})"))
+                self.emit_awaited(f"close_async(g{slot}, {name})")
             else:
                 self.emit(f"for _ in g{slot}: did_not_stop(g{slot}, {name})")
 
-    def awaited(self, call: str) -> str:
-        return f"await {call}" if self.is_async else f"run({call})"
+    def emit_awaited(self, call: str, target: str = "") -> None:
+        if self.yields:
+            self.emit("show()")
+            self.emit(f"{target}yield from {call}")
+            self.emit("hide(outer)")
+        else:
+            self.emit(f"{target}await {call}" if self.is_async else f"{target}run({call})")
 
     def passed(self, arguments: tuple[Argument, ...], item: Sequence[str] = ()) -> str:
         """Write what stands between the parentheses: tuples added up where Python would append one by one to a list."""
@@ -286,7 +304,8 @@ class _Writer:
 OWN_NAMES = (
     "item index kind attempt at result error about worker stages names run fetch mark spread deepcopy worker_scope "
     "atoms type numbered begun place kept other fail context clean pool_scope open_async close_async did_not_yield "
-    "did_not_stop closing_failed failing finishing drive ItemContext SecurityScopes id len BaseException _"
+    "did_not_stop closing_failed failing finishing drive ItemContext SecurityScopes id len BaseException _ "
+    "outer running show hide"
 )
 RESERVED = frozenset(OWN_NAMES.split())
 

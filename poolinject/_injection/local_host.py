@@ -8,7 +8,7 @@ import sys
 import types
 from asyncio.events import _get_running_loop, _set_running_loop
 from collections import deque
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from poolinject._injection.event_loop import STOP_TIMEOUT
 
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Generator
 
     from poolinject._injection.contexts import Step
+
+Value = TypeVar("Value")
 
 STAYS_ENTERED = sys.version_info < (3, 14)  # one loop's current task says nothing to others, so it may stay that
 
@@ -128,6 +130,46 @@ class LocalHost:
                 return outcome[0]
             ok, value = self._wait(self._own_loop, task, outcome)
             send = self._send if ok else self._throw
+
+    def follow(self, function: Callable[..., Generator[Any, Any, Value]], *args: Any) -> Value:
+        """Run code that steps coroutines by itself; it yields what they wait for, and shows and hides the loop.
+
+        That saves a coroutine that never waits the half of what ``run`` costs.
+        """
+        outer, work = _get_running_loop(), function(*args)
+        step, value = work.send, None
+        try:
+            while True:
+                waits_for = step(value)
+                ok, value = self._wait(self._own_loop, self._task or self._start(), waits_for)
+                self.show()
+                step = work.send if ok else work.throw
+        except StopIteration as stop:
+            result: Value = stop.value
+            return result
+        finally:
+            self.hide(outer)
+
+    def show(self) -> None:
+        """Let the task be the current one of the running loop."""
+        task = self._task or self._start()
+        if self._loop.entered is not task:
+            self._loop.enter(task)
+        _set_running_loop(self._own_loop)
+
+    def hide(self, outer: asyncio.AbstractEventLoop | None) -> None:
+        """Let the running loop be the one from before, or none."""
+        _set_running_loop(outer)
+        if not STAYS_ENTERED:
+            self._loop.enter(None)
+
+    def names(self) -> dict[str, Callable[..., Any]]:
+        """Give what the code uses that ``follow`` runs."""
+        return {
+            "running": _get_running_loop,
+            "show": self.show,
+            "hide": _set_running_loop if STAYS_ENTERED else self.hide,
+        }
 
     def _renew_stepper(self) -> None:
         stepper = _stepping()

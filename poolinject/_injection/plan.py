@@ -133,6 +133,12 @@ class Plan(NamedTuple):
         steps = (step.provider for step in self.steps if isinstance(step, Step))
         return tuple(itertools.chain((node.provider for node in self.shared), steps))
 
+    @property
+    def has_coroutines(self) -> bool:
+        """Whether an item needs the event loop; shared dependencies are no part of it."""
+        kinds = (step.kind for step in self.steps if isinstance(step, Step))
+        return not {"coroutine", "async generator"}.isdisjoint((self.kind, *kinds))
+
 
 class Branch(NamedTuple):
     """One line of the drawn tree and what hangs below it."""

@@ -16,7 +16,8 @@ class PlanView:
     Attributes:
         name: The name of the function.
         tree: The dependency tree, a line for each use; a dependency seen before is drawn without what is below it.
-        source: The Python source of the loop that a worker runs over the items of a chunk.
+        source: The Python source of the loop that a worker runs over the items of a chunk. Where the event loop has a
+            thread of its own, as with trio and in thread workers, coroutines are handed to it.
         providers: The names of the providers, in the order in which they run for an item.
     """
 

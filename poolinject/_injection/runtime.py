@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import time
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -13,6 +14,7 @@ from poolinject._atoms import KNOWN
 from poolinject._injection import generators
 from poolinject._injection.codegen import Generated, compile_generated, generate
 from poolinject._injection.event_loop import EventLoop
+from poolinject._injection.local_host import LocalHost
 from poolinject._injection.local_loop import LocalLoop
 from poolinject._injection.plan import FromContext
 from poolinject._injection.scopes import CleanupFailure, SharedScope
@@ -112,21 +114,26 @@ class Runtime:
     def bind_loop(self, plan: Plan) -> Loop:
         """Compile the loop over the items of a chunk."""
         self.know(plan)
-        loop: Loop = self._compile(generate(plan))
-        return loop
+        return self._compile_loop(generate(plan, elsewhere=self.loop.is_elsewhere))
 
     def bind_bulk(self, plan: Plan) -> Loop | None:
         """Compile the loop that counts nothing, for a function without dependencies; the others are not so quick."""
         if plan.steps or any(isinstance(argument.source, FromContext) for argument in plan.arguments):
             return None
-        loop: Loop = self._compile(generate(plan, "bulk"))
-        return loop
+        return self._compile_loop(generate(plan, "bulk", elsewhere=self.loop.is_elsewhere))
 
     def bind_measured(self, plan: Plan) -> Measured:
         """Compile a variant of the loop that tells what each provider takes."""
-        measured = Measured(generate(plan, measured=True))
-        measured.loop = self._compile(measured.generated, mark=measured.mark)
+        measured = Measured(generate(plan, elsewhere=self.loop.is_elsewhere, measured=True))
+        measured.loop = self._compile_loop(measured.generated, mark=measured.mark)
         return measured
+
+    def _compile_loop(self, generated: Generated, **names: Any) -> Loop:
+        if isinstance(self.host, LocalHost) and generated.yields:
+            function = self._compile(generated, **self.host.names(), **names)
+            return functools.partial(self.host.follow, function)
+        loop: Loop = self._compile(generated, **names)
+        return loop
 
     def _compile(self, generated: Generated, **names: Any) -> Any:
         live = {

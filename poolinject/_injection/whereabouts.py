@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from poolinject._injection import generators
 from poolinject._injection.codegen import FILE_PREFIX
+from poolinject._injection.local_host import LocalHost
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -28,12 +29,24 @@ def is_closing(frame: FrameType | None) -> bool:
     """
     called = None
     while frame is not None:
-        if frame.f_code.co_filename.startswith(FILE_PREFIX):
-            stages, at = frame.f_globals["stages"], frame.f_locals.get("at", 0)
-            if called in DRIVERS or stages[at].phase == "cleanup":
-                return True
+        at = _generated(frame)
+        if at is not None and (called in DRIVERS or _is_cleanup(at)):
+            return True
         called, frame = frame.f_code, frame.f_back
     return False
+
+
+def _generated(frame: FrameType) -> FrameType | None:
+    """Give the frame of generated code that a frame is, or that has yielded to it what a coroutine waits for."""
+    if frame.f_code is LocalHost.follow.__code__:
+        work = frame.f_locals.get("work")
+        return None if work is None else work.gi_frame
+    return frame if frame.f_code.co_filename.startswith(FILE_PREFIX) else None
+
+
+def _is_cleanup(frame: FrameType) -> bool:
+    phase: str = frame.f_globals["stages"][frame.f_locals.get("at", 0)].phase
+    return phase == "cleanup"
 
 
 DRIVERS = (generators.drive.__code__, generators.drive_async.__code__)

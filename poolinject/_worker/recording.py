@@ -7,6 +7,7 @@ the monitor looks: each millisecond, or as soon as pure Python lets another thre
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import resource
@@ -32,8 +33,19 @@ LOOP_CALLS = 1.0 if sys.version_info < (3, 12) else 0.0  # each time that the lo
 # byte to a file takes half as long as recording, and some 8e-7 seconds.
 HARMLESS_SHARE, HARMLESS_SECONDS = 0.75, 1.2e-6  # an item quicker than that is not in the system for long
 BULK_SHARE, BULK_SECONDS = 0.3, 5e-7  # items quicker than that are not even counted, and cannot leave much
-WINDOW = 0.02  # seconds that as many items as were seen may spend in the system: two ticks of the clock that tells
-LATER_WINDOW = 0.08  # the same where a worker has ended before: by chance there are less than two ticks one time in 10
+COARSE = 6  # Linux' CLOCK_MONOTONIC_COARSE, which goes on with each tick of the system; Python has no name for it
+
+
+def tick() -> float:
+    """Give the seconds between two looks of the system at what runs, by which it tells the time spent in it."""
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError):
+            return max(time.clock_getres(COARSE), 0.001)
+    return 0.01
+
+
+WINDOW = 2 * tick()  # seconds that as many items as were seen may spend in the system
+LATER_WINDOW = 8 * tick()  # the same where a worker has ended before: by chance there are less than two ticks one in 10
 LEAST_ITEMS = 64  # that must have been seen; what is told of a few of them is mostly the noise of the clocks
 ROUNDS, ITEMS = 8, 32  # of the measurement, about 0.3 ms
 WHOSE = getattr(resource, "RUSAGE_THREAD", resource.RUSAGE_SELF)  # the thread's, where the system tells

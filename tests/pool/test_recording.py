@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import os
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,11 +21,25 @@ from poolinject._worker.recording import (
     Conduct,
     cost_of_call,
     cost_of_recording,
+    tick,
 )
 
 CALL = cost_of_call()
 ENOUGH = int(4 * WINDOW / (SYSTEM_CALLS * CALL))  # items
 ITEMS = ENOUGH // 16  # in a chunk, beside which the two looks at the clocks are next to nothing
+
+
+def test_tick_is_that_of_the_system_where_it_tells(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Systems have 100 to 1,000 ticks a second; where none is told, it is the longest, and none is too short."""
+    assert 0.001 <= tick() <= 0.01
+
+    def fail(_clock: int) -> float:
+        raise OSError
+
+    monkeypatch.setattr(time, "clock_getres", fail)
+    assert tick() == 0.01
+    monkeypatch.setattr(time, "clock_getres", lambda _clock: 1e-9)
+    assert tick() == (0.001 if sys.platform == "linux" else 0.01)
 
 
 def look_on(conduct: Conduct, item: Callable[[], object], count: int) -> None:
