@@ -8,7 +8,7 @@ import sys
 import types
 from asyncio.events import _get_running_loop, _set_running_loop
 from collections import deque
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol
 
 from poolinject._injection.event_loop import STOP_TIMEOUT
 
@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Generator
 
     from poolinject._injection.contexts import Step
-
-Value = TypeVar("Value")
 
 STAYS_ENTERED = sys.version_info < (3, 14)  # one loop's current task says nothing to others, so it may stay that
 
@@ -131,8 +129,8 @@ class LocalHost:
             ok, value = self._wait(self._own_loop, task, outcome)
             send = self._send if ok else self._throw
 
-    def follow(self, function: Callable[..., Generator[Any, Any, Value]], *args: Any) -> Value:
-        """Run code that steps coroutines by itself; it yields what they wait for, and shows and hides the loop.
+    def follow(self, function: Callable[..., Any], *args: Any) -> Any:
+        """Run a generator function that steps coroutines itself, yields what they wait for, shows and hides the loop.
 
         That saves a coroutine that never waits the half of what ``run`` costs.
         """
@@ -140,14 +138,19 @@ class LocalHost:
         step, value = work.send, None
         try:
             while True:
-                waits_for = step(value)
-                ok, value = self._wait(self._own_loop, self._task or self._start(), waits_for)
-                self.show()
-                step = work.send if ok else work.throw
-        except StopIteration as stop:
-            result: Value = stop.value
-            return result
+                try:
+                    waits_for = step(value)
+                    ok, value = self._wait(self._own_loop, self._task or self._start(), waits_for)
+                    self.show()
+                    step = work.send if ok else work.throw
+                except StopIteration as stop:
+                    return stop.value
+                except BaseException as interrupt:
+                    if work.gi_frame is None:  # it is the error that ended the work
+                        raise
+                    step, value = work.throw, interrupt
         finally:
+            del value  # an error would be in a cycle with this frame
             self.hide(outer)
 
     def show(self) -> None:

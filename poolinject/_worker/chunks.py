@@ -238,11 +238,11 @@ class ChunkRunner:
             work.stop()
         return ends
 
-    def look(self) -> bool:
-        """Heed the bound of the chunk in progress and send what is due; give whether there is a chunk."""
+    def look(self) -> float:
+        """Heed the bound of the chunk in progress and send what is due; give the seconds until the next."""
         work = self._work
         if work is None:
-            return False
+            return 0.0
         if self._clock is not None:
             self._clock.look()
         if self.terminated:
@@ -254,14 +254,14 @@ class ChunkRunner:
                     self._send_part(work)
             finally:
                 self._sending.release()
-        return True
+        return work.pause
 
     def _send_part(self, work: Work) -> None:
-        if work.owes_answer:
-            work.owes_answer = False
-            self._send(Returned(work.chunk.id, work.kept_items))
-        if work.is_due(time.perf_counter()) or not work.record():
+        owes_answer, work.owes_answer = work.owes_answer, False
+        if owes_answer or work.is_due(time.perf_counter()) or not work.record():
             self._send(work.results(done=False))
+        if owes_answer:  # after the results, so that the caller knows what there is left to take
+            self._send(Returned(work.chunk.id, work.kept_items))
 
     def _send_all(self) -> None:
         """Send the packed outcomes that there are."""

@@ -200,8 +200,8 @@ class HostedWorker:
             self._owed -= isinstance(message, Ready) or (isinstance(message, Results) and message.done)
             self._changed.notify_all()
 
-    def _look(self) -> bool:
-        return self._runner is not None and self._runner.look()
+    def _look(self) -> float:
+        return 0.0 if self._runner is None else self._runner.look()
 
     def _serve(self) -> None:
         try:

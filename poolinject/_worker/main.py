@@ -19,7 +19,7 @@ from poolinject._worker.control import map_arena, map_control, suspects
 from poolinject._worker.copies import Original
 from poolinject._worker.journal import Journal
 from poolinject._worker.lifecycle import Terminated
-from poolinject._worker.monitor import Monitor
+from poolinject._worker.monitor import TICK_SECONDS, Monitor
 from poolinject._worker.orphans import CallerWatch
 from poolinject._worker.outbox import Outbox
 from poolinject._worker.runner import Runner
@@ -93,12 +93,15 @@ class Worker:
         if self._runner is not None:
             self._runner.terminate()
 
-    def _look(self) -> bool:
+    def _look(self) -> float:
+        pause = 0.0
         try:
-            is_busy = self._runner is not None and self._runner.look()
-            return self._outbox.write(wait=False) or is_busy
+            if self._runner is not None:
+                pause = self._runner.look()
+            has_written = self._outbox.write(wait=False)
         except ConnectionError:  # the caller is gone: others see to that
-            return True
+            has_written = True
+        return pause or (TICK_SECONDS if has_written else 0.0)
 
     def _messages(self) -> Iterator[ToWorker | Setup]:
         first, descriptors, _, _ = socket.recv_fds(self._connection, RECEIVE_SIZE, 3)

@@ -13,15 +13,15 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-TICK_SECONDS = 0.001
+TICK_SECONDS = 0.001  # between two looks
 IDLE_TICKS = 20  # without anything running, until the thread goes to sleep
 LOOK_SECONDS = 60.0  # the longest sleep
 
 
 class Monitor:
-    """Calls ``look`` every millisecond while that gives true, and sleeps until ``wake`` otherwise."""
+    """Calls ``look``, which gives the seconds until the next time, and sleeps until ``wake`` where it gives none."""
 
-    def __init__(self, look: Callable[[], bool], name: str) -> None:
+    def __init__(self, look: Callable[[], float], name: str) -> None:
         self._look = look
         self._asleep = False
         self._ended = False
@@ -50,12 +50,10 @@ class Monitor:
     def _serve(self) -> None:
         idle = 0
         while not self._ended:
-            if self._look():
-                idle = 0
-            else:
-                idle += 1
+            pause = self._look()
+            idle = 0 if pause else idle + 1
             if idle <= IDLE_TICKS:
-                time.sleep(TICK_SECONDS)
+                time.sleep(pause or TICK_SECONDS)
                 continue
             self._asleep = True
             if not self._look():  # once more: who began in between has not seen the flag

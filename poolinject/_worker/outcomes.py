@@ -16,6 +16,7 @@ from poolinject._transport import remote_errors, wire
 from poolinject._transport.batch_writer import BatchWriter, encode_atoms
 from poolinject._transport.messages import Chunk, Failed, Results
 from poolinject._worker.control import suspects
+from poolinject._worker.monitor import TICK_SECONDS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from poolinject._transport.payloads import Arena
     from poolinject._worker.journal import Journal
 
+LONGEST_PAUSE = 0.005  # between two looks at items that take as long
 MEASURED = 64  # results of a chunk of which it is measured what packing and recording them takes
 _AT_END = 2  # members of what a pickle would say of an iterator over a list that has ended
 
@@ -166,6 +168,13 @@ class Work:
     def done(self) -> int:
         """How many items of the chunk have come to something."""
         return self._offset + len(self._store)
+
+    @property
+    def pause(self) -> float:
+        """For how many seconds nobody needs to look in: items that are not quick heed the bound themselves."""
+        if self._is_quick:
+            return TICK_SECONDS
+        return max(TICK_SECONDS, min(self._seconds, self.chunk.patience / 4, LONGEST_PAUSE))
 
     def stop(self) -> None:
         """Let no further item start."""

@@ -11,6 +11,7 @@ from poolinject._worker.beside import ItemTasks, TaskCalls
 from poolinject._worker.chunks import ChunkRunner, Loaded, failing
 from poolinject._worker.copies import Original
 from poolinject._worker.memory import MemoryWatch
+from poolinject._worker.monitor import TICK_SECONDS
 from poolinject.errors import TransportError
 
 if TYPE_CHECKING:
@@ -168,9 +169,12 @@ class Runner:
         self._chunks.terminate()
         self._tasks.terminate()
 
-    def look(self) -> bool:
-        """Heed what the caller wants of the chunk in progress, send what is due; give whether anything runs."""
-        return self._chunks.look() or self._tasks.is_active
+    def look(self) -> float:
+        """Heed what the caller wants of the chunk in progress, send what is due; give the seconds until the next look.
+
+        0 where nothing runs.
+        """
+        return self._chunks.look() or (TICK_SECONDS if self._tasks.is_active else 0.0)
 
     def load(self, message: Load) -> None:
         """Learn a function; one that cannot be loaded fails the items that need it."""

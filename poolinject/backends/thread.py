@@ -95,8 +95,8 @@ class ThreadBackend(Backend):
             runner.follow(message)
         return True
 
-    def _look(self) -> bool:
-        return sum(runner.look() for runner in self._runners) > 0  # each of them looks
+    def _look(self) -> float:
+        return min(filter(None, [runner.look() for runner in self._runners]), default=0.0)
 
     def _stop(self, runner: Runner) -> Stopped:
         failures = runner.runtime.close()

@@ -9,8 +9,9 @@ import gc
 import signal
 import sys
 import threading
+import types
 import warnings
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from typing import Any
 
 import anyio
@@ -279,6 +280,35 @@ def test_local_host_goes_on_with_a_new_loop_after_close() -> None:
     assert host.run(asyncio.sleep(0, 1)) == 1
     local.close()
     assert host.run(asyncio.sleep(0, 2)) == 2
+    local.close()
+
+
+def test_interrupt_around_a_wait_reaches_the_code_that_is_followed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is not left in the middle, with its scopes open; an error that ends it is raised."""
+    local = LocalLoop()
+    host = local.host()
+
+    @types.coroutine
+    def work(error: type[BaseException]) -> Generator[Any, Any, str]:
+        host.show()
+        try:
+            yield from asyncio.sleep(0)
+        except KeyboardInterrupt:
+            assert asyncio.get_running_loop() is local.get()
+            if error is not KeyboardInterrupt:
+                raise error from None
+        return "closed"
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    assert host.follow(work, KeyboardInterrupt) == "closed"
+    monkeypatch.setattr(host, "_wait", interrupted)
+    assert host.follow(work, KeyboardInterrupt) == "closed"
+    with pytest.raises(ZeroDivisionError):
+        host.follow(work, ZeroDivisionError)
+    with pytest.raises(RuntimeError):
+        asyncio.get_running_loop()
     local.close()
 
 

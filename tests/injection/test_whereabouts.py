@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 from collections.abc import AsyncIterator, Iterator
 from typing import Annotated, Any
 
 import pytest
 
-from poolinject import Depends, Resolver
+from poolinject import Depends, InjectedPool, Resolver
 from poolinject._injection.whereabouts import is_closing, is_inside
 
 seen: list[tuple[str, bool]] = []
@@ -70,6 +71,30 @@ def test_cleanups_after_a_failure_are_closing() -> None:
     with Resolver() as resolver, pytest.raises(ValueError, match="-1"):
         resolver.call(use, -1)
     assert seen == EXPECTED
+
+
+async def get_waiting() -> AsyncIterator[str]:
+    """Look while setup and cleanup wait."""
+    asyncio.get_running_loop().call_soon(look, "waiting in the setup")
+    await asyncio.sleep(0)
+    try:
+        yield "waiting"
+    finally:
+        asyncio.get_running_loop().call_soon(look, "waiting in the cleanup")
+        await asyncio.sleep(0)
+
+
+def use_waiting(item: int, value: Annotated[str, Depends(get_waiting)]) -> None:
+    """Look in the call, and fail for some."""
+    use(item, value)
+
+
+@pytest.mark.parametrize("item", [1, -1])
+def test_cleanups_that_wait_are_closing(item: int) -> None:
+    """Also in the loop of a worker, which has yielded meanwhile."""
+    with InjectedPool(1, backend="inline") as pool:
+        pool.map(use_waiting, [item], on_error="return")
+    assert seen == [("waiting in the setup", False), ("call", False), ("waiting in the cleanup", True)]
 
 
 def get_outer() -> Iterator[str]:
