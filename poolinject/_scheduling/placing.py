@@ -8,7 +8,7 @@ from poolinject._scheduling.state import WINDOW, Action, ChunkState, RunState, T
 
 PREFETCH_SECONDS = 0.02  # of work that a worker has ahead
 PREFETCH_BYTES = 1 << 22  # the same, beyond one chunk
-LONG_SECONDS = 0.3  # a chunk that takes longer, as none of many items should, goes only to who has nothing to do
+LONG_SECONDS = 0.2  # a chunk that takes longer is sent only to a worker that has nothing to do
 MOST_AHEAD = 32  # items that wait for each that runs beside others; those not come to can be taken back
 WORTH_SECONDS = 0.002  # of work that waits at a busy worker is worth taking to an idle one
 
