@@ -115,7 +115,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         function = item.nodeid.partition("[")[0]
         is_borrowed = isinstance(item, pytest.Function) and item.function.__module__ != item.module.__name__
         if is_borrowed:
-            one_in = RAY_SAMPLED if "ray" in item.name else BORROWED_SAMPLED
+            one_in = RAY_SAMPLED if "[ray" in item.name else BORROWED_SAMPLED
         is_drawn = zlib.crc32(item.nodeid.encode()) % one_in == 0 or not (is_borrowed or function in seen)
         seen.add(function)
         (kept if is_drawn else left).append(item)

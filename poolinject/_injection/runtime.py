@@ -129,7 +129,8 @@ class Runtime:
         return measured
 
     def _compile_loop(self, generated: Generated, **names: Any) -> Loop:
-        if isinstance(self.host, LocalHost) and generated.yields:
+        if generated.yields:
+            assert isinstance(self.host, LocalHost)  # noqa: S101 - as the loop is not elsewhere
             function = self._compile(generated, **self.host.names(), **names)
             return functools.partial(self.host.follow, function)
         loop: Loop = self._compile(generated, **names)

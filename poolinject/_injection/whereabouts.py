@@ -29,8 +29,8 @@ def is_closing(frame: FrameType | None) -> bool:
     """
     called = None
     while frame is not None:
-        at = _generated(frame)
-        if at is not None and (called in DRIVERS or _is_cleanup(at)):
+        generated = _generated(frame)
+        if generated is not None and (called in DRIVERS or _is_cleanup(generated)):
             return True
         called, frame = frame.f_code, frame.f_back
     return False

@@ -257,10 +257,10 @@ class ChunkRunner:
         return work.pause
 
     def _send_part(self, work: Work) -> None:
-        owes_answer, work.owes_answer = work.owes_answer, False
-        if owes_answer or work.is_due(time.perf_counter()) or not work.record():
+        if work.is_due(time.perf_counter()) or not work.record():
             self._send(work.results(done=False))
-        if owes_answer:  # after the results, so that the caller knows what there is left to take
+        if work.owes_answer:  # after the outcomes, so that the caller knows what there is left to take
+            work.owes_answer = False
             self._send(Returned(work.chunk.id, work.kept_items))
 
     def _send_all(self) -> None:

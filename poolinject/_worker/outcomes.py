@@ -328,7 +328,7 @@ class Work:
     def is_due(self, now: float) -> bool:
         """Tell whether outcomes should be sent before the chunk has ended."""
         count, chunk = len(self._store), self.chunk
-        is_wanted = 0 < chunk.unit <= count or (chunk.tells_failures and bool(self._failures))
+        is_wanted = self.owes_answer or 0 < chunk.unit <= count or (chunk.tells_failures and bool(self._failures))
         return count > 0 and (is_wanted or now - self._began > chunk.patience)
 
     def results(self, *, done: bool, sampled: tuple[tuple[str, int, float], ...] = ()) -> Results:

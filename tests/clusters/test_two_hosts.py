@@ -22,7 +22,7 @@ from tests import unmeasured
 from tests.clusters.conftest import available
 
 ROOT = Path(__file__).resolve().parents[2]
-START_TIMEOUT, JOB_TIMEOUT, IP_TIMEOUT, END_TIMEOUT = 60.0, 180.0, 10.0, 10.0
+START_TIMEOUT, JOB_TIMEOUT, IP_TIMEOUT, END_TIMEOUT = 60.0, 300.0, 10.0, 10.0
 PORT = 8786
 ROWS, LOADED, REJECTED = 336_776, 319_809, 16_967
 MIDWAY = ROWS // 4  # rows that are done when a worker is killed; the bar lags behind
