@@ -316,7 +316,7 @@ class Dispatcher:
 
     def _send(self, send: Send) -> None:
         run = self.runs[send.run]
-        if len(self.scheduler.workers[send.worker_id].chunks) == 1:
+        if next(iter(self.scheduler.workers[send.worker_id].chunks)) == send.chunk:  # the others are on their way too
             self._silence.begin(send.worker_id)
         items = run.take_items(send.start, send.size, again=send.again)
         self._chunks[send.chunk] = InFlight(run, send.worker_id, send.start, items, send.attempt)

@@ -20,7 +20,7 @@ class Silence:
 
     def __init__(self, workers: int) -> None:
         self._since = [math.inf] * workers
-        self._heard_at = 0.0  # of any
+        self._heard_at = 0.0  # of any, or the first of them had nothing to say before
 
     def add_worker(self) -> None:
         """There is one more."""
@@ -28,7 +28,7 @@ class Silence:
 
     def begin(self, worker_id: int) -> None:
         """A worker was heard of, or had nothing to say before."""
-        self._since[worker_id] = time.monotonic()
+        self._since[worker_id] = self._heard_at = time.monotonic()
 
     def note(self, *, heard: bool) -> bool:
         """Note whether anybody was heard of just now; give whether nobody was for a while."""
