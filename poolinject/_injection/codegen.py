@@ -140,7 +140,7 @@ class _Writer:
             self.keep()
             if self.form == "chunk":
                 self.emit(f"{self.own_names()} = None", indent=1)
-            self.emit("if context != clean:", indent=1)
+            self.emit("if context and context != clean:", indent=1)  # mostly it has nothing
             self.emit("return True")
         else:
             self.emit(f"return {failed}")

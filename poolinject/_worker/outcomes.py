@@ -172,9 +172,10 @@ class Work:
     @property
     def pause(self) -> float:
         """For how many seconds nobody needs to look in: items that are not quick heed the bound themselves."""
-        if self._is_quick:
+        if self._is_quick and self._counts:
             return TICK_SECONDS
-        return max(TICK_SECONDS, min(self._seconds, self.chunk.patience / 4, LONGEST_PAUSE))
+        seconds = self._seconds if self._counts else LONGEST_PAUSE
+        return max(TICK_SECONDS, min(seconds, self.chunk.patience / 4, LONGEST_PAUSE))
 
     def stop(self) -> None:
         """Let no further item start."""
