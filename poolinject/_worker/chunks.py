@@ -16,7 +16,7 @@ from poolinject._transport.codec import DamagedBatch, Unsendable
 from poolinject._transport.messages import Chunk, FromWorker, Returned
 from poolinject._worker.control import COUNTED, UNCOUNTED
 from poolinject._worker.lifecycle import is_interrupt, is_terminated
-from poolinject._worker.outcomes import Objects, Packed, Primitives, Work
+from poolinject._worker.outcomes import Work
 from poolinject._worker.recording import (
     BULK_SECONDS,
     BULK_SHARE,
@@ -29,6 +29,7 @@ from poolinject._worker.recording import (
     Cost,
     cost_of_recording,
 )
+from poolinject._worker.stores import Objects, Packed, Primitives
 from poolinject._worker.timeouts import Clock, TimedItems
 from poolinject.errors import WorkerLostError
 
@@ -165,7 +166,7 @@ class ChunkRunner:
             self._store(function, is_quick=is_quick),
             self._words,
             self._journal,
-            self._send_all,
+            self._attend,
             seconds=function.seconds,
             is_quick=is_quick,
             counts=counts,
@@ -263,10 +264,16 @@ class ChunkRunner:
             work.owes_answer = False
             self._send(Returned(work.chunk.id, work.kept_items))
 
-    def _send_all(self) -> None:
-        """Send the packed outcomes that there are."""
+    def _attend(self) -> None:
+        """Send what is due, on the thread that runs the items."""
         if self._clock is not None:
             self._clock.settle()  # the item is not to answer for a caller who is slow to read
+        with self._sending:
+            if self._work is not None:
+                self._send_part(self._work)
+
+    def _send_all(self) -> None:
+        """Send the packed outcomes that there are."""
         with self._sending:
             results = None if self._work is None else self._work.results(done=False)
             if results is not None and results.size:

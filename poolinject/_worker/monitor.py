@@ -14,8 +14,15 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 TICK_SECONDS = 0.001  # between two looks
+LONGEST_PAUSE, PAUSE_ITEMS = 0.02, 4  # seconds, and slow items, between two looks at the most
 IDLE_TICKS = 20  # without anything running, until the thread goes to sleep
 LOOK_SECONDS = 60.0  # the longest sleep
+
+
+def pause(item_seconds: float, patience: float, timeout: float = 0.0) -> float:
+    """Give the seconds between two looks at items that take so long; whoever runs them looks after each as well."""
+    longest = min(patience / 4, timeout / 4 or LONGEST_PAUSE, LONGEST_PAUSE)
+    return max(TICK_SECONDS, min(PAUSE_ITEMS * item_seconds, longest))
 
 
 class Monitor:

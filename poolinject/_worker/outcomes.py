@@ -13,94 +13,27 @@ from typing import TYPE_CHECKING, Any
 
 from poolinject._atoms import snapshot
 from poolinject._transport import remote_errors, wire
-from poolinject._transport.batch_writer import BatchWriter, encode_atoms
 from poolinject._transport.messages import Chunk, Failed, Results
 from poolinject._worker.control import suspects
-from poolinject._worker.monitor import TICK_SECONDS
+from poolinject._worker.monitor import TICK_SECONDS, pause
+from poolinject._worker.stores import Objects, Packed, Primitives
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator
 
     from poolinject._injection.generators import Failed as ItemFailed
-    from poolinject._transport.codec import Mark
     from poolinject._transport.payloads import Arena
     from poolinject._worker.journal import Journal
 
-LONGEST_PAUSE = 0.005  # between two looks at items that take as long
 MEASURED = 64  # results of a chunk of which it is measured what packing and recording them takes
 _AT_END = 2  # members of what a pickle would say of an iterator over a list that has ended
-
-
-class Objects:
-    """Results as they are, for a caller that shares the memory."""
-
-    def __init__(self) -> None:
-        self.values: list[Any] = []
-
-    def add(self, value: Any) -> None:
-        """Take a result."""
-        self.values.append(value)
-
-    def __len__(self) -> int:
-        return len(self.values)
-
-    def take(self) -> tuple[Sequence[Any], int]:
-        """Give what has been added and how much that is, and forget it."""
-        taken = self.values[:]
-        del self.values[: len(taken)]  # the other thread may have added to it
-        return taken, len(taken)
-
-
-class Primitives(Objects):
-    """Results to be pickled together, by any thread: atoms, and copies of what has nothing but atoms."""
-
-    def take(self) -> tuple[bytes, int]:
-        """Pickle them."""
-        taken = self.values[:]
-        del self.values[: len(taken)]
-        return encode_atoms(taken), len(taken)
-
-    def part(self, begin: int, end: int) -> bytes:
-        """Pickle some of them, which stay; more may come meanwhile."""
-        return encode_atoms(self.values[begin:end])
-
-    def packed(self, arena: Arena | None, mark: Mark) -> Packed:
-        """Pickle each of them, on the thread that made them; the mark says which."""
-        packed, place = Packed(arena), mark.place
-        for place[0], value in zip(mark.numbers, self.values, strict=False):
-            packed.add(value)
-        place[0] = 0
-        return packed
-
-
-class Packed:
-    """Results pickled one by one, each by the thread that made it, when its item has ended."""
-
-    def __init__(self, arena: Arena | None) -> None:
-        self._writer = BatchWriter("result", arena)
-        self.add, self.bare = self._writer.add, self._writer.bare
-
-    def __len__(self) -> int:
-        return len(self._writer)
-
-    def take(self) -> tuple[bytes, int]:
-        """Give the bytes of the batch."""
-        return self._writer.take()
-
-    def last(self) -> bytes:
-        """Give the bytes of a batch of the newest one alone."""
-        return self._writer.last()
-
-    def part(self, begin: int, end: int) -> bytes:
-        """Give the bytes of a batch of the newest, up to the last one, which stay."""
-        return self._writer.last(end - begin)
 
 
 class Work:
     """A chunk in progress; *seconds* is what an item of it may take.
 
     With a journal what each item has come to is recorded there at once, and of quick ones each time that somebody
-    looks. *send_all* is called where there is no room, by the thread that runs the items.
+    looks. *attend* sends what is due, on the thread that runs the items, after one that was not quick.
     """
 
     def __init__(
@@ -109,7 +42,7 @@ class Work:
         store: Objects | Packed,
         words: memoryview,
         journal: Journal | None = None,
-        send_all: Callable[[], None] | None = None,
+        attend: Callable[[], None] = lambda: None,
         *,
         seconds: float,
         is_quick: bool,
@@ -117,7 +50,7 @@ class Work:
     ) -> None:
         self.chunk, self.lock = chunk, threading.Lock()
         self._store, self._words, self._is_quick, self._counts = store, words, is_quick, counts
-        self._journal, self._seconds, self._send_all = journal, seconds, send_all
+        self._journal, self._seconds, self._attend = journal, seconds, attend
         self._recorded = 0  # outcomes in the store that the journal has, where they are recorded together
         self.has_objects = False  # which must be pickled at once, before another item can change them
         self._object: list[Any] = []  # the first of them
@@ -128,7 +61,9 @@ class Work:
         self._each: list[float] = []
         self._offset = 0  # of the first outcome that has not been sent
         self._began = self._last = time.perf_counter()
-        self._stopped = False
+        self._longest = TICK_SECONDS if chunk.unit else chunk.patience  # that outcomes wait for others, in seconds
+        self._due = self._began + self._longest
+        self._stopped = self._is_full = False  # full is the journal
         self.owes_answer = False  # about what was taken back
         self._begin(0)
 
@@ -171,11 +106,10 @@ class Work:
 
     @property
     def pause(self) -> float:
-        """For how many seconds nobody needs to look in: items that are not quick heed the bound themselves."""
+        """For how many seconds nobody needs to look in."""
         if self._is_quick and self._counts:
             return TICK_SECONDS
-        seconds = self._seconds if self._counts else LONGEST_PAUSE
-        return max(TICK_SECONDS, min(seconds, self.chunk.patience / 4, LONGEST_PAUSE))
+        return pause(self._seconds if self._counts else math.inf, self.chunk.patience, self.chunk.timeout)
 
     def stop(self) -> None:
         """Let no further item start."""
@@ -184,7 +118,7 @@ class Work:
 
     def detach(self) -> None:
         """Start no further item and record nothing; for a copy of the process, where no other thread lives."""
-        self.lock, self._journal = threading.Lock(), None
+        self.lock, self._journal, self._attend = threading.Lock(), None, lambda: None
         self.stop()
 
     @property
@@ -239,17 +173,18 @@ class Work:
             self._store.add(value)
             if self.chunk.timed:
                 self._time(time.perf_counter())
-            fits = self._journal is None or self._record_last(self._journal)
+            self._is_full = not (self._journal is None or self._record_last(self._journal))
         if began:
-            self._measure(time.perf_counter() - began)
-        if not fits and self._send_all is not None:
-            self._send_all()
+            self._measured += 1
+            self._least = min(self._least, time.perf_counter() - began)
+        self._look()
+
+    def _look(self) -> None:
+        """Do after an item what the monitor would do later."""
         if self._words[self._place] < self._bound:
             self.heed_bound()
-
-    def _measure(self, spent: float) -> None:
-        self._measured += 1
-        self._least = min(self._least, spent)
+        if self._is_full or self.owes_answer or time.perf_counter() > self._due:
+            self._attend()
 
     def recording(self, around: float) -> float:
         """Give the seconds that went at least into packing and recording the results, each with so many *around* it."""
@@ -262,12 +197,12 @@ class Work:
             record = Failed(len(self._store), failed.error, text, failed.phase, failed.provider)
             self._failures.append(record)
             self._store.add(None)
+            if self.chunk.tells_failures:
+                self._due = self._began + TICK_SECONDS
             if self.chunk.timed:
                 self._time(now)
-            fits = self._journal is None or self._record_last(self._journal, record)
-        if not fits and self._send_all is not None:
-            self._send_all()
-        self.heed_bound()
+            self._is_full = not (self._journal is None or self._record_last(self._journal, record))
+        self._look()
 
     def _record_last(self, journal: Journal, failed: Failed | None = None) -> bool:
         """Record what the last item has come to, if they are recorded one by one; false where there is no room."""
@@ -329,7 +264,8 @@ class Work:
     def is_due(self, now: float) -> bool:
         """Tell whether outcomes should be sent before the chunk has ended."""
         count, chunk = len(self._store), self.chunk
-        is_wanted = self.owes_answer or 0 < chunk.unit <= count or (chunk.tells_failures and bool(self._failures))
+        is_wanted = self.owes_answer or self._is_full or 0 < chunk.unit <= count
+        is_wanted = is_wanted or (chunk.tells_failures and bool(self._failures))
         return count > 0 and (is_wanted or now - self._began > chunk.patience)
 
     def results(self, *, done: bool, sampled: tuple[tuple[str, int, float], ...] = ()) -> Results:
@@ -342,7 +278,7 @@ class Work:
             self._each.clear()
             start, seconds = self.chunk.start + self._offset, now - self._began
             self._offset += count
-            self._began = now
+            self._began, self._due, self._is_full = now, now + self._longest, False
             self._recorded, self._is_placed = 0, False
             is_recorded = not self._is_quick and isinstance(self._store, Packed)
             mark = self._journal.mark if self._journal is not None and is_recorded else 0

@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from poolinject._injection.plan import Step
 from poolinject._transport.messages import Chunk
 from poolinject._worker.journal import Journal
-from poolinject._worker.outcomes import Packed, Work
+from poolinject._worker.outcomes import Work
+from poolinject._worker.stores import Packed
 
 if TYPE_CHECKING:
     from poolinject._injection.plan import Plan

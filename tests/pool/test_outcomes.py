@@ -12,7 +12,8 @@ from poolinject._transport.wire import read_journal
 from poolinject._worker import journal as journals
 from poolinject._worker.control import SIZE, Control
 from poolinject._worker.journal import Journal
-from poolinject._worker.outcomes import Objects, Packed, Primitives, Work
+from poolinject._worker.outcomes import Work
+from poolinject._worker.stores import Objects, Packed, Primitives
 
 COUNT = 10
 
