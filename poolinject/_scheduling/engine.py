@@ -203,9 +203,9 @@ class Engine:
         options.widens, options.repr_items = limit is None, self.options.repr_items
         is_costly = self.backend.capabilities.costly_messages
         target = COSTLY_SECONDS if is_costly else EAGER_SECONDS if options.eager else TARGET_SECONDS
-        if options.eager:
+        if options.eager or is_costly:
             options.patience = BAR_PATIENCE if bar.is_shown else target
-        else:
+        if not options.eager:
             options.unit = chunksize or 0
         most = MOST if limit is None else limit // (2 * driver.workers)
         if options.concurrency > 1:  # all of a chunk can run at the same time, so that none waits behind its neighbours

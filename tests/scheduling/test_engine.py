@@ -46,9 +46,10 @@ def test_chunks_aim_at_a_time(*, eager: bool, costly: bool, concurrency: int, qu
 
 
 @pytest.mark.parametrize(
-    ("eager", "costly", "milliseconds"), [(False, False, 10), (True, False, 250), (True, True, 100)]
+    ("eager", "costly", "milliseconds"),
+    [(False, False, 10), (True, False, 250), (True, True, 100), (False, True, 100)],
 )
 def test_outcomes_wait_for_others(*, eager: bool, costly: bool, milliseconds: int) -> None:
-    """As long as a chunk is to take where nobody reads before the end."""
+    """As long as a chunk is to take where nobody reads before the end, or a message costs much."""
     patience = make_run(eager=eager, costly=costly, concurrency=1).options.patience
     assert patience == pytest.approx(milliseconds / 1000)
